@@ -76,3 +76,26 @@ def test_what_three_of_a_hundred_states_hold_is_in_the_interval() -> None:
         missed_by_student.append(x.mean() + 2 * x.std(ddof=1) / np.sqrt(50) < 0.006)
     assert np.mean(held) >= 0.94
     assert np.mean(missed_by_student) >= 0.15
+
+
+@pytest.mark.parametrize(("sizes", "ends"), [((1.0, 1.0), (0.0, 0.8)), ((95.0, *[0.5] * 10), (0.0, 0.8))])
+def test_where_one_problem_weighs_nearly_all_the_ends_are_the_extremes(
+    sizes: tuple[float, ...], ends: tuple[float, float]
+) -> None:
+    # One degree of freedom: Student's quantile of 12.7 leaves a chance of 3e-37 to either side, and the ends are the
+    # least and the most of problems (0.1, 0.3, ...) and of a state that was not drawn: 0 / 0.5 and 0.4 / 0.5.
+    whole = np.array(sizes)
+    part = whole * np.array([0.1, *[0.3] * (len(sizes) - 1)])
+    interval = bounded_ratio(part, whole, whole, Unseen(0.0, 0.5), Unseen(0.4, 0.5), 0.95)
+    assert (interval.low, interval.high) == pytest.approx(ends)
+    assert bounded_ratio(part, whole, whole, Unseen(0.0, 0.0), Unseen(0.4, 0.0), 0.95).high is None
+
+
+def test_one_problem_with_all_but_nothing_has_no_interval() -> None:
+    size = np.array([1.0, *[1e-9] * 7])
+    assert bounded_ratio(size / 2, size, size, Unseen(0.0, 0.1), Unseen(0.1, 0.1), 0.95).low is None
+    assert p_of_zero(size / 2, size, Unseen(0.0, 0.1), Unseen(0.1, 0.1)) is None
+
+
+def test_sums_that_are_all_0_do_not_differ_from_0() -> None:
+    assert p_of_zero(np.zeros(8), np.ones(8), Unseen(0.0, 0.0), Unseen(0.1, 0.0)) == 1.0

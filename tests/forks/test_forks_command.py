@@ -177,6 +177,13 @@ def test_a_sum_that_is_not_above_0_has_no_shares(undisturbed: tuple[Path, list[A
     assert "give more --states or --continuations" in sentence
 
 
+def test_a_share_without_an_interval_is_no_conclusion(undisturbed: tuple[Path, list[Any]]) -> None:
+    alone = results.Top(0.2, 1.0, Estimate(0.387), Estimate(0.239), Estimate(0.149), Estimate(0.187))
+    sentence = conclusion(replace(results.read(undisturbed[0]), tops=[alone]))
+    assert sentence.startswith("No share can be told: the sum of what tokens decide is ")
+    assert "38.7" not in sentence
+
+
 def test_by_the_answer_all_shares_of_answers_count(table: Path, tmp_path: Path) -> None:
     measured = forks(table, tmp_path / "out", outcome="answer", states=10, level=0.1)
     rows = sorted(read_samples(table).to_pylist(), key=lambda r: (r["problem_id"], r["sample_id"]))

@@ -25,6 +25,8 @@ from forkwise.explore.contrast import FloatArray, freedom_of
 from forkwise.explore.findings import Estimate
 
 _CERTAIN = 10  # standard deviations from 0
+_ALONE = 1 - 1e-6  # share of the problem that counts alone
+_LEAST_TAIL = 1e-9  # what the integral can still tell from 0
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,9 @@ def bounded_ratio(
 ) -> Estimate:
     """Returns the ratio of two sums over problems, with an interval where there are two problems.
 
+    Where one problem weighs nearly everything Student's quantile is so large that the ends are the extremes of problems
+    and of what was not drawn; if one of these may be anything, there is no interval.
+
     Args:
         size_Q: how much each problem counts; problems without any have no say.
         least, most: what a state that was not drawn may add, at the lowest and at the highest.
@@ -53,15 +58,16 @@ def bounded_ratio(
     has_say = size_Q > 0
     part, whole, share = part_Q[has_say], whole_Q[has_say], size_Q[has_say] / size_Q.sum()
     value = float(part.sum() / whole.sum())
-    if share.size < 2 or share.max() > 1 - 1e-9:
+    if share.size < 2 or share.max() > _ALONE:
         return Estimate(value)
     tail = float(stats.norm.sf(stats.t.isf((1 - level) / 2, freedom_of(share))))
+    extremes = tail < _LEAST_TAIL
     ends = []
     for sign, unseen in ((-1, least), (1, most)):
         a, b = sign * np.append(part, unseen.part), np.append(whole, unseen.whole)
-        if positive(-b) >= tail:  # the whole may be nothing
+        if (b <= 0).any() if extremes else positive(-b) >= tail:  # the whole may be nothing
             return Estimate(value)
-        ends.append(sign * _farthest(a, b, tail, sign * value))
+        ends.append(sign * (float((a / b).max()) if extremes else _farthest(a, b, tail, sign * value)))
     return Estimate(value, *ends)
 
 
@@ -69,8 +75,10 @@ def p_of_zero(part_Q: FloatArray, size_Q: FloatArray, least: Unseen, most: Unsee
     """Computes the two-sided p of a ratio that is 0: below 1 - level where `bounded_ratio` leaves 0 out."""
     has_say = size_Q > 0
     part, share = part_Q[has_say], size_Q[has_say] / size_Q.sum()
-    if share.size < 2 or share.max() > 1 - 1e-9:
+    if share.size < 2 or share.max() > _ALONE:
         return None
+    if not part.any():
+        return 1.0
     beyond = min(positive(np.append(part, most.part)), positive(-np.append(part, least.part)))
     return min(1.0, float(2 * stats.t.sf(-special.ndtri(max(beyond, 1e-16)), freedom_of(share))))
 

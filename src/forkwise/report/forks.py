@@ -50,6 +50,11 @@ def conclusion(forks: Forks) -> str:
             f"No shares are given: the sum of what tokens decide is {estimate(forks.budget.decided)}, not above 0, so "
             "it is known too badly: give more --states or --continuations."
         )
+    if top.share.low is None:
+        return (
+            f"No share can be told: the sum of what tokens decide is {estimate(forks.budget.decided)}, and of what may "
+            "be nothing a part may be anything: give more --states or --continuations."
+        )
     decided = "whether the answer is right" if forks.outcome == "correct" else "which answer it is"
     return (
         f"The {share(top.of_tokens, 0)} % of tokens with the most entropy (above {number(top.threshold, 2)} nats) "
