@@ -5,7 +5,7 @@ The matched one is the coefficient of the mark in a regression of entropy, with 
 stratum. Units of a trace depend on each other, and so do samples of a problem, so standard errors add up scores by
 problem (CR2: Bell & McCaffrey 2002, Survey Methodology 28:169), with their degrees of freedom.
 
-Suffixes: N units, Q problems, B blocks (problems; of a matched design traces), S strata, R marks of other words.
+Suffixes: N units, Q problems, B blocks (problems; of a matched design traces), S strata, R lexicons.
 """
 
 from __future__ import annotations
