@@ -4,19 +4,25 @@
     python benchmarks/compared.py updates stories=scored,scored-shear "stories, trained"=scored-trained
     python benchmarks/compared.py moved   stories=scored-after "same, seed 2"=scored-after-seed2
     python benchmarks/compared.py banks   shipped      # one folder with the scores of several banks
+    python benchmarks/compared.py worth                # of the package's own banks; or of files
 
 A column is a heading and the folders of its scores; of a method that several folders hold, the first counts. `forks`
 has what the tokens of most entropy decide, and kinds of token against others of equal entropy. `updates` has each
 method's cosine minus GRPO's, bold where the band over all methods of its run leaves 0 out, with its placebo's in
 parentheses; methods that change nothing beyond 0.0005 anywhere are named below. `moved` has the cosines themselves.
+`worth` has the true advantages of tokens by the probability that they were drawn with, without their error.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+
+from forkwise.credit.bank import SHIPPED, Bank, read_bank
 from forkwise.credit.results import Agreement, BankCredit, GradientCredit, MethodCredit, MethodGradient, read
 from forkwise.explore.findings import Estimate
 from forkwise.forks import results as forks
@@ -26,6 +32,7 @@ from forkwise.forks.results import Forks, Part
 from forkwise.report.formats import correlation, count, estimate, number, p_value, percent, share
 
 SMALLEST = 0.0005
+PROBABILITIES = (0.0, 0.1, 0.5, 1.01)
 MOVED = ("clip_higher", "cispo", "nsr", "credit_weight", "opefo", "entropy_advantage", "placebo_scaling", "psr")
 
 
@@ -161,14 +168,34 @@ def _agreement(agreement: Agreement, name: str) -> str:
     return difference(agreement.minus_grpo, agreement.band, agreement.placebo_minus_grpo)
 
 
+def of_worth(banks: Sequence[Bank]) -> str:
+    """Makes the table of what tokens are worth by their probability."""
+    rows = []
+    for low, high in pairwise(PROBABILITIES):
+        cells = []
+        for bank in banks:
+            p_K = np.exp(bank.groups.logprob_N[bank.at_K])
+            inside = (p_K >= low) & (p_K < high)
+            weight_K = 1 / bank.chance_K[inside]
+            mean = float(np.average(bank.advantage_K[inside], weights=weight_K))
+            square = float(np.average(bank.half_K2[inside].prod(axis=1), weights=weight_K))
+            of_tokens = weight_K.sum() / (1 / bank.chance_K).sum()
+            cells.append(f"{100 * of_tokens:.1f} % of tokens: {mean:+.3f}, {np.sqrt(max(square, 0.0)):.3f}")
+        rows.append([f"{low:g} to {min(high, 1):g}", *cells])
+    return table(["probability", *(f"`{bank.name}`" for bank in banks)], rows)
+
+
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("kind", choices=["forks", "updates", "moved", "banks"])
-    parser.add_argument("columns", nargs="+", metavar="HEADING=FOLDER[,FOLDER]", help="of banks: folders alone")
+    parser.add_argument("kind", choices=["forks", "updates", "moved", "banks", "worth"])
+    parser.add_argument("columns", nargs="*", metavar="HEADING=FOLDER[,FOLDER]", help="banks, worth: paths alone")
     given = parser.parse_args()
     if given.kind == "banks":
         print(of_banks([bank for folder in given.columns for bank in read(Path(folder)).banks]))
+        return
+    if given.kind == "worth":
+        print(of_worth([read_bank(path) for path in map(Path, given.columns or sorted(SHIPPED.glob("*.parquet")))]))
         return
     pairs = [column.partition("=")[::2] for column in given.columns]
     if given.kind == "forks":

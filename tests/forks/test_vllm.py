@@ -18,6 +18,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -209,3 +210,32 @@ def test_continuations_that_the_server_would_cut_short_are_refused(url: str, nam
     )
     assert drawn.cut > 0
     assert 14 * drawn.cut <= drawn.generated <= 14 * 8  # of 20 tokens the prefix has 5, and the first is not counted
+
+
+def test_samples_of_the_engine_in_this_process_are_the_model_s(
+    tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("vllm")
+    from forkwise.sampling.vllm import VllmEngine
+
+    folder = tmp_path / "base"
+    shutil.copytree(BASE_MODEL, folder)
+    (folder / "generation_config.json").write_text(json.dumps(DEFAULTS))
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    engine = VllmEngine(str(folder), 0, Sampling(max_tokens=LIMIT), dtype="float32")
+    blocks = [Block(q, PROBLEMS[q], range(4)) for q in range(8)]
+    with Meter(32) as meter:
+        completions = [completion for _, of_block in engine.draw(blocks, meter) for completion in of_block]
+    assert len(completions) == 32
+    beyond = 0
+    for completion in completions:
+        ids, prompt = completion.token_ids, TOKENIZER(completion.prompt)["input_ids"]
+        assert ids is not None
+        assert (ids[-1] == TOKENIZER.eos_token_id) == (completion.finish_reason == "stop")
+        assert len(ids) == completion.n_tokens
+        assert len(ids) == LIMIT or completion.finish_reason == "stop"
+        true = logprobs(model, prompt, ids)
+        drawn = true[range(len(ids)), ids]
+        assert np.abs(drawn - completion.logprobs).max() < 1e-3
+        beyond += int(((true > drawn[:, None]).sum(axis=1) >= DEFAULTS["top_k"]).sum())
+    assert beyond > 20  # the model's own generation config, with a top-k of 2, is not asked

@@ -146,6 +146,14 @@ def test_without_token_data_there_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("vllm")
+def test_vllm_is_given_the_folder_of_an_embedded_model(tmp_path: Path) -> None:
+    run(tmp_path, model="embedded:story")
+    folder = Path(LLM.made[0]["model"])
+    assert folder.name == "story"
+    assert (folder / "config.json").is_file()
+
+
+@pytest.mark.usefixtures("vllm")
 def test_a_model_that_vllm_cannot_load_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"vLLM cannot load the model 'absent' \(no such model\)"):
         run(tmp_path, model="absent")

@@ -1,4 +1,4 @@
-"""Sampling with vLLM in this process. Written to the interface that vLLM 0.11 documents."""
+"""Sampling with vLLM in this process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from forkwise.embedded import model_path
 from forkwise.errors import InputError, first_line
 from forkwise.progress import Meter
 from forkwise.sampling.engine import Block, Completion, TopToken, request_seed
@@ -21,7 +22,7 @@ class VllmEngine:
     Stored log-probabilities are `raw_logprobs`: of the logits before temperature and nucleus.
 
     Args:
-        model: Hub id or folder.
+        model: Hub id, folder, or `"embedded"`.
         seed: the run's seed.
         sampling: how completions are drawn.
         chat: send plain prompts through the tokenizer's chat template.
@@ -48,11 +49,12 @@ class VllmEngine:
             import vllm
         except ImportError as error:
             raise InputError(f'The vllm engine needs vLLM: pip install "forkwise[vllm]" ({error}).') from error
+        name = model_path(model)
         self._params = vllm.SamplingParams
         self._seed, self._sampling, self._chat, self._top = seed, sampling, chat, top_logprobs
         try:
             self._llm = vllm.LLM(
-                model=model,
+                model=name,
                 dtype=dtype,
                 tensor_parallel_size=tensor_parallel,
                 enable_prefix_caching=True,  # the prompt's keys and values serve all samples of a problem
