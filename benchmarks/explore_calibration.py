@@ -5,7 +5,7 @@
 
 Traces of some 120 tokens: entropies depend on their neighbours, on the problem, and in some designs on the place, the
 trace, or a template that samples of a problem share. A row says in which share of data sets a 95 % interval misses the
-true value: nominal .05. The truth of raw differences, and of effects that vary, is that of 1,200 problems.
+true value: nominal .05. The truth of raw comparisons, and of effects that vary, is that of 1,200 problems.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.signal import lfilter
 
-from forkwise.explore.contrast import ContrastDesign, Units, contrast
+from forkwise.explore.contrast import ContrastDesign, MatchedDesign, Units, contrast
 from forkwise.explore.findings import Estimate
 from forkwise.explore.rarity import BaseDistances
 
@@ -30,6 +30,8 @@ Bools = npt.NDArray[np.bool_]
 Rng = np.random.Generator
 
 TOKENS = 120
+NOTHING = (0.0, 0.5, 0.0)
+"""Raw difference, its AUC and matched difference where marks do nothing."""
 
 
 @dataclass(frozen=True)
@@ -101,23 +103,28 @@ def traces(rng: Rng, cell: Cell) -> Traces:
 # -------------------------------------------------------------------------------- contrasts
 
 
-def designs(made: Traces) -> tuple[ContrastDesign, ContrastDesign]:
+def designs(made: Traces) -> tuple[ContrastDesign, MatchedDesign]:
     every = np.ones(made.marked_N.size, dtype=bool)
-    return ContrastDesign(made.units, every), ContrastDesign(made.units, every, made.stratum_N)
+    return ContrastDesign(made.units, every), MatchedDesign(made.units, every, made.stratum_N)
 
 
 @cache
-def truths(cell: Cell) -> tuple[float, float]:
-    """The raw and the matched difference in 1,200 problems; both are 0 where neither place nor trace nor effect says
-    anything of marks, and the matched one where only the effect does not."""
+def truths(cell: Cell) -> tuple[float, float, float]:
+    """The raw difference, its AUC and the matched difference in 1,200 problems; they are 0, 0.5 and 0 where neither
+    place nor trace nor effect says anything of marks, and the last one where only the effect does not."""
     if not cell.effect and cell.kind not in ("position", "traces", "starts", "varied"):
-        return 0.0, 0.0
+        return NOTHING
     shifts = []
     for seed in range(30):
         made = traces(np.random.default_rng([9, seed]), cell)
-        shifts.append([contrast(design, made.marked_N, auc=False) for design in designs(made)])
-    raw, matched = (np.mean([one.difference.value for one in column if one]) for column in zip(*shifts, strict=True))
-    return float(raw), float(matched) if cell.effect or cell.kind == "varied" else 0.0
+        raw, matched = (
+            contrast(design, made.marked_N, auc=not isinstance(design, MatchedDesign)) for design in designs(made)
+        )
+        assert raw is not None
+        assert matched is not None
+        shifts.append([raw.difference.value, raw.auc.value, matched.difference.value])
+    difference, auc, within = np.mean(np.array(shifts, dtype=float), axis=0)
+    return float(difference), float(auc), float(within) if cell.effect or cell.kind == "varied" else 0.0
 
 
 def misses(estimate: Estimate, truth: float) -> bool:
@@ -155,22 +162,24 @@ POWER = [
 
 
 def simulate(cells: Sequence[Cell], sets: int, *, find: bool = False) -> dict[str, Floats]:
-    """Prints and returns, per design, the shares of raw and matched intervals that miss the truth, or 0 with `find`."""
+    """Prints and returns, per design, the shares of raw and matched intervals that miss the truth, or nothing with
+    `find`."""
     shares = {}
     for cell in cells:
-        raw_truth, truth = (0.0, 0.0) if find else truths(replace(cell, name="", problems=40, samples=4))
+        raw_truth, auc_truth, truth = NOTHING if find else truths(replace(cell, name="", problems=40, samples=4))
         missed, few = [], 0
         for i in range(sets):
             made = traces(np.random.default_rng([zlib.crc32(cell.name.encode()), i]), cell)
-            claimed = [contrast(design, made.marked_N, auc=design.matched) for design in designs(made)]
+            claimed = [contrast(design, made.marked_N) for design in designs(made)]
             if any(one is None or one.too_few for one in claimed):
                 few += 1
                 continue
             raw, matched = (one for one in claimed if one is not None)
             half = misses(matched.auc, 0.5) if not (cell.effect or cell.kind == "varied") or find else np.nan
-            missed.append([misses(raw.difference, raw_truth), misses(matched.difference, truth), half])
+            of_raw = [misses(raw.difference, raw_truth), misses(raw.auc, auc_truth)]
+            missed.append([*of_raw, misses(matched.difference, truth), half])
         if few * 2 > sets:
-            print(f"| {cell.name} | too few: no difference is given in {few / sets:.0%} | | |", flush=True)
+            print(f"| {cell.name} | too few: no difference is given in {few / sets:.0%} | | | |", flush=True)
             continue
         shares[cell.name] = np.mean(np.array(missed, dtype=float), axis=0)
         print(
@@ -234,12 +243,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     table(
         "Share of 95 % intervals that miss the truth, where marks do nothing or vary",
-        "design | raw difference | matched difference | matched AUC",
+        "design | raw difference | raw AUC | matched difference | matched AUC",
         lambda: simulate(named(ROWS), sets),
     )
     table(
         "Share of intervals that find an effect of +0.2",
-        "design | raw difference | matched difference | matched AUC",
+        "design | raw difference | raw AUC | matched difference | matched AUC",
         lambda: simulate(named(POWER), sets // 2, find=True),
     )
     table(

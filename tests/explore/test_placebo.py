@@ -10,7 +10,7 @@ from scipy import sparse
 
 from forkwise import progress
 from forkwise.explore import placebo
-from forkwise.explore.contrast import ContrastDesign, Units, contrast
+from forkwise.explore.contrast import ContrastDesign, MatchedDesign, Units, contrast
 from forkwise.explore.placebo import WordEffects, draw_lexicons, placebo_null, single_words
 
 
@@ -24,7 +24,7 @@ def words_with_levels(seed: int = 0) -> tuple[ContrastDesign, np.ndarray, np.nda
     level[:2] = 0.8
     value = level[word] + rng.normal(size=30)[trace] + 0.3 * rng.normal(size=trace.size)
     return (
-        ContrastDesign(Units(value, trace // 3, trace), np.ones(trace.size, dtype=bool), np.arange(3000) % 100 // 10),
+        MatchedDesign(Units(value, trace // 3, trace), np.ones(trace.size, dtype=bool), np.arange(3000) % 100 // 10),
         word,
         level,
     )
@@ -63,7 +63,7 @@ def test_any_words_differ_and_the_null_says_by_how_much() -> None:
     # Pairs of words: their levels' mean has a standard deviation of 1 / sqrt(2).
     assert null.high - null.low == pytest.approx(4 * level[2:].std() / np.sqrt(2), rel=0.25)
     special = contrast(
-        ContrastDesign(Units(design.value + 6.0 * mark, design.problem, design.trace), design.member_N), mark
+        ContrastDesign(Units(design.value + 6.0 * mark, design.problem, design.block), design.member_N), mark
     )
     assert special is not None
     assert placebo_null(WordEffects(design, word, 60), lexicons, special.difference.value).p == pytest.approx(1 / 501)

@@ -8,7 +8,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from forkwise.explore.contrast import ContrastDesign, IntArray, benjamini_hochberg, contrast
+from forkwise.explore.contrast import (
+    BoolArray,
+    ContrastDesign,
+    IntArray,
+    MatchedDesign,
+    Units,
+    benjamini_hochberg,
+    contrast,
+)
 from forkwise.explore.findings import Behaviour, Contrast, Entry
 from forkwise.explore.lexicon import LexiconMatch
 from forkwise.explore.placebo import WordEffects, draw_lexicons, placebo_null, single_words
@@ -49,12 +57,16 @@ def pivotal(
         per_1000_words=per_1000,
         contrasts=contrasts,
         by_group={group: groups[group] for group in dict.fromkeys(settings.lexicon.groups.values())},
-        mean_entropy=contrasts[0].mean_marked if contrasts else None,
+        mean_entropy=None if table is None else _mean(table.units, table.pivotal_N),
     )
     return behaviour, entries
 
 
-def _against_tokens(table: TokenTable, settings: ExploreSettings) -> tuple[ContrastDesign, list[Contrast]]:
+def _mean(units: Units, marked_N: BoolArray) -> float | None:
+    return float(units.value_N[marked_N].mean()) if marked_N.any() else None
+
+
+def _against_tokens(table: TokenTable, settings: ExploreSettings) -> tuple[MatchedDesign, list[Contrast]]:
     """Compares the lexicon's tokens with all others, each version beside lexicons of other words."""
     resampling = settings.resampling
     tokens_N = table.pivotal_N | table.other_N
@@ -64,7 +76,7 @@ def _against_tokens(table: TokenTable, settings: ExploreSettings) -> tuple[Contr
         resampling.resamples,
         resampling.seed,
     )
-    matched = ContrastDesign(table.units, tokens_N, table.stratum_N)
+    matched = MatchedDesign(table.units, tokens_N, table.stratum_N)
     contrasts = []
     for version, strata, design in (
         ("raw", "", ContrastDesign(table.units, tokens_N)),
@@ -72,7 +84,7 @@ def _against_tokens(table: TokenTable, settings: ExploreSettings) -> tuple[Contr
         (
             "matched, words",
             f"{STRATA_TOKENS}; both begin a word",
-            ContrastDesign(table.units, tokens_N & table.begins_N, table.stratum_N),
+            MatchedDesign(table.units, tokens_N & table.begins_N, table.stratum_N),
         ),
     ):
         compared = contrast(design, table.pivotal_N, version=version, strata=strata, level=resampling.level)
@@ -97,7 +109,7 @@ def _bare_entries(matches: Matches, settings: ExploreSettings) -> list[Entry]:
 
 
 def _tested_entries(
-    entries: Sequence[Entry], table: TokenTable, matched: ContrastDesign, settings: ExploreSettings
+    entries: Sequence[Entry], table: TokenTable, matched: MatchedDesign, settings: ExploreSettings
 ) -> list[Entry]:
     """Compares each entry with all other tokens, those of other entries among them, if it occurs often enough."""
     raw = ContrastDesign(table.units, matched.member_N)
@@ -110,9 +122,8 @@ def _tested_entries(
         first, second = contrast(raw, marked_N, level=level), contrast(matched, marked_N, level=level, auc=False)
         if first is None:
             return entry
-        entry = replace(
-            entry, mean_entropy=first.mean_marked, difference=first.difference, auc=first.auc, supported=0.0
-        )
+        mean = _mean(table.units, marked_N)
+        entry = replace(entry, mean_entropy=mean, difference=first.difference, auc=first.auc, supported=0.0)
         if second is None:
             return entry
         alike = single_words(word_counts, int(marked_N.sum()))
@@ -167,7 +178,7 @@ def _sentences(
     by_group: dict[str, int],
 ) -> Behaviour:
     """Counts the marked (trace, sentence), and compares their entropy with that of other sentences."""
-    contrasts = _sentence_contrasts(table, marked, settings)
+    mean, contrasts = _sentence_contrasts(table, marked, settings)
     per_response, per_1000 = _per(len(marked), traces)
     return Behaviour(
         name=name,
@@ -179,15 +190,16 @@ def _sentences(
         contrasts=contrasts,
         by_group=by_group,
         examples=_spread(texts),
-        mean_entropy=contrasts[0].mean_marked if contrasts else None,
+        mean_entropy=mean,
     )
 
 
 def _sentence_contrasts(
     table: SentenceTable | None, marked: set[tuple[int, int]], settings: ExploreSettings
-) -> list[Contrast]:
+) -> tuple[float | None, list[Contrast]]:
+    """Returns the mean entropy of the marked sentences, and each version of the comparison that is possible."""
     if table is None or table.units.value_N.size == 0:
-        return []
+        return None, []
     sentences = zip(table.trace_N.tolist(), table.index_N.tolist(), strict=True)
     marked_N = np.array([sentence in marked for sentence in sentences], dtype=bool)
     every_N = np.ones(marked_N.size, dtype=bool)
@@ -196,11 +208,11 @@ def _sentence_contrasts(
         contrast(design, marked_N, version=version, strata=strata, level=settings.resampling.level)
         for version, strata, design in (
             ("raw", "", ContrastDesign(table.units, every_N)),
-            ("matched", STRATA_SENTENCES, ContrastDesign(table.units, every_N, table.stratum_N)),
-            ("matched, first token left out", later, ContrastDesign(table.later_units, every_N, table.stratum_N)),
+            ("matched", STRATA_SENTENCES, MatchedDesign(table.units, every_N, table.stratum_N)),
+            ("matched, first token left out", later, MatchedDesign(table.later_units, every_N, table.stratum_N)),
         )
     ]
-    return [version for version in versions if version is not None]
+    return _mean(table.units, marked_N), [version for version in versions if version is not None]
 
 
 def _spread(texts: Sequence[str]) -> list[str]:

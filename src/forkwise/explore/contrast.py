@@ -1,10 +1,11 @@
 """Whether marked units (tokens, sentences) have more entropy than others: effect, interval and p of one statistic.
 
-The difference is the coefficient of the mark in a regression of entropy, with a constant for each trace and each
-stratum in matched versions. Units of a trace depend on each other, and so do samples of a problem, so its standard
-error adds up scores by problem (CR2: Bell & McCaffrey 2002, Survey Methodology 28:169), with their degrees of freedom.
+The raw difference is the mean, over problems, of the difference in each: pooled, a few long traces would weigh most.
+The matched one is the coefficient of the mark in a regression of entropy, with a constant for each trace and each
+stratum. Units of a trace depend on each other, and so do samples of a problem, so standard errors add up scores by
+problem (CR2: Bell & McCaffrey 2002, Survey Methodology 28:169), with their degrees of freedom.
 
-Suffixes: N units, Q problems, S strata, T traces.
+Suffixes: N units, Q problems, B blocks (problems; of a matched design traces), S strata, R lexicons.
 """
 
 from __future__ import annotations
@@ -69,66 +70,137 @@ class Resampling:
 
 
 class ContrastDesign:
-    """The units of a comparison, and what is held equal between marked units and others.
+    """The units of a raw comparison: marked units of a problem against its others, and each problem counts alike.
 
     Args:
         units: all units.
         member_N: which of them are compared, marked or not.
-        stratum_N: index of each unit's stratum. With strata every trace has a constant of its own too; None holds
-            nothing equal.
     """
 
-    def __init__(self, units: Units, member_N: BoolArray, stratum_N: IntArray | None = None) -> None:
+    def __init__(self, units: Units, member_N: BoolArray) -> None:
         self.member_N = member_N
-        self.matched = stratum_N is not None
-        self.value = units.value_N[member_N]
+        self.value = self.left = units.value_N[member_N]
         self.upper = None if units.upper_N is None else units.upper_N[member_N]
         self.problem, self.problems = units.problem_N[member_N], units.problems
-        self.trace, self.stratum = (np.zeros(self.value.size, dtype=np.int64) for _ in range(2))
-        if stratum_N is not None and self.value.size:
-            self.trace = np.unique(units.trace_N[member_N], return_inverse=True)[1]
-            self.stratum = np.unique(stratum_N[member_N], return_inverse=True)[1]
-        traces, strata = int(self.trace.max(initial=0)) + 1, int(self.stratum.max(initial=0)) + 1
-        self.size_T = np.bincount(self.trace, minlength=traces).astype(np.float64)
-        self.cell_TS = sparse.csr_array(
-            (np.ones(self.value.size), (self.trace, self.stratum)), shape=(traces, strata), dtype=np.float64
+        self.block = self.stratum = self.problem
+        self.blocks = self.strata = self.problems
+
+    def marks(self, supported_N: BoolArray) -> FloatArray:
+        """Weighs marked units: those of each problem are one together."""
+        weight_N: FloatArray = (
+            supported_N / np.maximum(_sums(self.problem, self.problems, supported_N), 1)[self.problem]
         )
-        between = (self.cell_TS.T @ self.cell_TS.multiply(1 / np.maximum(self.size_T, 1)[:, None])).toarray()
-        within_SS = np.diag(self.cell_TS.sum(axis=0)) - between
-        self._factor = linalg.cho_factor(within_SS + _RIDGE * max(1.0, within_SS.max()) * np.eye(strata))
+        return weight_N
+
+    def weights(self, marked_N: BoolArray, supported_N: BoolArray) -> tuple[FloatArray, FloatArray]:
+        """Returns the weights with which `left` makes up the difference, and the part of each problem in it.
+
+        Args:
+            marked_N: all marks.
+            supported_N: those that have others to be compared with.
+        """
+        weight_N = self.marks(supported_N)
+        return weight_N - self.others(weight_N, ~marked_N), _sums(self.problem, self.problems, weight_N)
+
+    def others(self, weight_N: FloatArray, other_N: BoolArray) -> FloatArray:
+        """Weighs other units so that those of a stratum weigh together what its marked ones do."""
+        ratio_S = _sums(self.stratum, self.strata, weight_N) / np.maximum(_sums(self.stratum, self.strata, other_N), 1)
+        return np.where(other_N, ratio_S[self.stratum], 0.0)
+
+    def auc(self, a_N: BoolArray, b_N: BoolArray) -> tuple[FloatArray, FloatArray]:
+        """Returns the AUC of each problem, times its part, and the parts."""
+        weight_N = self.marks(a_N)
+        auc_Q = _sums(self.problem, self.problems, weight_N * _placements(self.value, self.stratum, a_N, b_N))
+        return auc_Q, _sums(self.problem, self.problems, weight_N)
+
+    def differences(self, left_RB: FloatArray, marks_RB: FloatArray, marks_RS: FloatArray) -> FloatArray:
+        """Computes the difference of other marks from their sums and counts; NaN where too few are left."""
+        sum_B, size_B = _sums(self.block, self.blocks, self.left), _sums(self.block, self.blocks)
+        both_RB = (marks_RB > 0) & (marks_RB < size_B)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            difference_RB = np.where(both_RB, left_RB / marks_RB - (sum_B - left_RB) / (size_B - marks_RB), 0.0)
+            enough_R = (marks_RB * both_RB).sum(axis=1) > FEWEST_MARKS / 2
+            return np.where(enough_R, difference_RB.sum(axis=1) / both_RB.sum(axis=1), np.nan)
+
+
+class MatchedDesign(ContrastDesign):
+    """The units of a comparison within traces and strata: each trace and each stratum has a constant of its own.
+
+    Args:
+        units: all units.
+        member_N: which of them are compared, marked or not.
+        stratum_N: index of each unit's stratum.
+    """
+
+    def __init__(self, units: Units, member_N: BoolArray, stratum_N: IntArray) -> None:
+        super().__init__(units, member_N)
+        self.block = np.unique(units.trace_N[member_N], return_inverse=True)[1]
+        self.stratum = np.unique(stratum_N[member_N], return_inverse=True)[1]
+        self.blocks, self.strata = (int(index.max(initial=0)) + 1 for index in (self.block, self.stratum))
+        self.size_B = _sums(self.block, self.blocks)
+        self.cell_BS = sparse.csr_array(
+            (np.ones(self.value.size), (self.block, self.stratum)), shape=(self.blocks, self.strata), dtype=np.float64
+        )
+        between = (self.cell_BS.T @ self.cell_BS.multiply(1 / np.maximum(self.size_B, 1)[:, None])).toarray()
+        within_SS = np.diag(self.cell_BS.sum(axis=0)) - between
+        self._factor = linalg.cho_factor(within_SS + _RIDGE * max(1.0, within_SS.max()) * np.eye(self.strata))
         self.left = self.residual(self.value)
         """What the constants leave of the entropies."""
 
+    def marks(self, supported_N: BoolArray) -> FloatArray:
+        """Weighs marked units alike."""
+        return supported_N.astype(np.float64)
+
+    def weights(self, marked_N: BoolArray, supported_N: BoolArray) -> tuple[FloatArray, FloatArray]:
+        """Returns what the constants leave of the mark, and the sum of its squares in each problem."""
+        weight_N = self.residual(marked_N.astype(np.float64))
+        return weight_N, _sums(self.problem, self.problems, weight_N**2)
+
+    def auc(self, a_N: BoolArray, b_N: BoolArray) -> tuple[FloatArray, FloatArray]:
+        """Returns each problem's scores about the AUC of ranks, plus its part of the AUC, and the parts.
+
+        Scores are the placement values of both sides, summed by problem (DeLong et al. 1988, Biometrics 44:837;
+        Obuchowski 1997, Biometrics 53:567).
+        """
+        weight_N = self.marks(a_N)
+        placement = _placements(self.ranks(), self.stratum, a_N, b_N)
+        auc = float(placement[a_N].mean())
+        both_N = weight_N + self.others(weight_N, b_N)
+        size_Q = _sums(self.problem, self.problems, weight_N)
+        return _sums(self.problem, self.problems, both_N * (placement - auc)) + auc * size_Q, size_Q
+
     def residual(self, x: FloatArray) -> FloatArray:
         """Takes from `x` what the constants of its trace and stratum explain (least squares)."""
-        trace_T, stratum_S = self._constants(x)
-        return x - trace_T[self.trace] - stratum_S[self.stratum]
+        block_B, stratum_S = self._constants(x)
+        return x - block_B[self.block] - stratum_S[self.stratum]
 
     def _constants(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
-        mean_T = np.bincount(self.trace, x, minlength=self.size_T.size) / np.maximum(self.size_T, 1)
-        within_S = np.bincount(self.stratum, x - mean_T[self.trace], minlength=self.cell_TS.shape[1])
+        mean_B = _sums(self.block, self.blocks, x) / np.maximum(self.size_B, 1)
+        within_S = _sums(self.stratum, self.strata, x - mean_B[self.block])
         stratum_S: FloatArray = linalg.cho_solve(self._factor, within_S)
-        return mean_T - (self.cell_TS @ stratum_S) / np.maximum(self.size_T, 1), stratum_S
+        return mean_B - (self.cell_BS @ stratum_S) / np.maximum(self.size_B, 1), stratum_S
 
     def ranks(self) -> FloatArray:
         """Ranks each entropy in its trace, as a share of it, so that neither level nor spread of a trace matters."""
-        order = np.lexsort((self.value, self.trace))
-        changed = (np.diff(self.trace[order], prepend=-1) != 0) | (np.diff(self.value[order], prepend=np.nan) != 0)
+        order = np.lexsort((self.value, self.block))
+        changed = (np.diff(self.block[order], prepend=-1) != 0) | (np.diff(self.value[order], prepend=np.nan) != 0)
         tied = np.cumsum(changed) - 1  # equal entropies of a trace share their mean rank
-        first = (np.cumsum(self.size_T) - self.size_T)[self.trace[order]]
+        first = (np.cumsum(self.size_B) - self.size_B)[self.block[order]]
         from_first = np.arange(self.value.size) - first + 0.5
         mean = np.bincount(tied, from_first) / np.bincount(tied)
         rank = np.empty(self.value.size)
-        rank[order] = mean[tied] / self.size_T[self.trace[order]]
+        rank[order] = mean[tied] / self.size_B[self.block[order]]
         return rank
 
-    def spread(self, in_trace_RT: FloatArray, in_stratum_RS: FloatArray) -> FloatArray:
-        """Sums the squares of what the constants leave of marks, `(R,)`, from their counts by trace and stratum."""
-        share_RT = in_trace_RT / np.maximum(self.size_T, 1)
-        within_RS = in_stratum_RS - share_RT @ self.cell_TS
+    def differences(self, left_RB: FloatArray, marks_RB: FloatArray, marks_RS: FloatArray) -> FloatArray:
+        """Computes the coefficient of other marks from their sums and counts; NaN where too few are left."""
+        share_RB = marks_RB / np.maximum(self.size_B, 1)
+        within_RS = marks_RS - share_RB @ self.cell_BS
         explained_R = np.einsum("rs,sr->r", within_RS, linalg.cho_solve(self._factor, within_RS.T))
-        sum_R: FloatArray = in_trace_RT.sum(axis=1) - (share_RT * in_trace_RT).sum(axis=1) - explained_R
-        return sum_R
+        spread_R = marks_RB.sum(axis=1) - (share_RB * marks_RB).sum(axis=1) - explained_R
+        enough_R = spread_R > FEWEST_MARKS / 2  # a mark with as many others as marks counts for a half
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(enough_R, left_RB.sum(axis=1) / spread_R, np.nan)
 
 
 def contrast(
@@ -157,11 +229,11 @@ def contrast(
     a = _supported(design, marked)
     if not a.any():
         return None
-    weight = design.residual(marked.astype(np.float64))
-    size_Q = _by_problem(design.problem, design.problems, weight**2)
+    weight, size_Q = design.weights(marked, a)
     size = float(size_Q.sum())
     problems = int(np.unique(design.problem[a]).size)
     b = ~marked & np.isin(design.stratum, design.stratum[a])
+    of_marks = design.marks(a)
     too_few = int(a.sum()) < FEWEST_MARKS or problems < FEWEST_PROBLEMS or size <= 0
     bare = Contrast(
         version=version,
@@ -170,13 +242,13 @@ def contrast(
         others=int(b.sum()),
         supported=float(a.sum() / marked.sum()),
         problems=problems,
-        mean_marked=float(design.value[a].mean()),
+        mean_marked=float(of_marks @ design.value / of_marks.sum()),
         too_few=too_few,
     )
     if too_few:
         return bare
     difference = float(weight @ design.left) / size
-    score_Q = _by_problem(design.problem, design.problems, weight * (design.left - difference * weight))
+    score_Q = _sums(design.problem, design.problems, weight * design.left) - difference * size_Q
     estimate, p = cluster_t(difference, score_Q, size_Q, level)
     identified = None
     if design.upper is not None:
@@ -194,16 +266,15 @@ def contrast(
 
 
 def _supported(design: ContrastDesign, marked: BoolArray) -> BoolArray:
-    """Says which marked units have others in their stratum, and in their trace."""
-    marks_T = np.bincount(design.trace, marked, minlength=design.size_T.size)
-    size_S = design.cell_TS.sum(axis=0)
-    marks_S = np.bincount(design.stratum, marked, minlength=size_S.size)
-    supported: BoolArray = marked & (marks_T < design.size_T)[design.trace] & (marks_S < size_S)[design.stratum]
+    """Says which marked units have others in their stratum, and in their trace (raw: in their problem)."""
+    others_B = _sums(design.block, design.blocks, ~marked)
+    others_S = _sums(design.stratum, design.strata, ~marked)
+    supported: BoolArray = marked & (others_B > 0)[design.block] & (others_S > 0)[design.stratum]
     return supported
 
 
-def _by_problem(problem: IntArray, problems: int, weights: FloatArray | None = None) -> FloatArray:
-    return np.bincount(problem, weights=weights, minlength=problems).astype(np.float64)
+def _sums(index: IntArray, size: int, weights: FloatArray | BoolArray | None = None) -> FloatArray:
+    return np.bincount(index, weights=weights, minlength=size).astype(np.float64)
 
 
 def cluster_t(value: float, score_Q: FloatArray, size_Q: FloatArray, level: float) -> tuple[Estimate, float | None]:
@@ -245,22 +316,10 @@ def freedom_of(share_Q: FloatArray) -> float:
 
 
 def _auc(design: ContrastDesign, a: BoolArray, b: BoolArray, level: float) -> Estimate:
-    """Returns the chance that a marked unit has more entropy than another; matched, a higher rank in its trace than
-    another of its stratum.
-
-    Its scores are the placement values of both sides, summed by problem (DeLong et al. 1988, Biometrics 44:837;
-    Obuchowski 1997, Biometrics 53:567).
-    """
-    value = design.ranks() if design.matched else design.value
-    marks_S = np.bincount(design.stratum[a], minlength=int(design.stratum.max()) + 1)
-    others_S = np.bincount(design.stratum[b], minlength=marks_S.size)
-    weight = np.where(a, 1.0, 0.0)
-    weight[b] = (marks_S / np.maximum(others_S, 1))[design.stratum[b]]
-    placement = _placements(value, design.stratum, a, b)
-    auc = float(placement[a].mean())
-    score_Q = _by_problem(design.problem, design.problems, weight * (placement - auc) * (a | b))
-    estimate, _ = cluster_t(auc, score_Q, _by_problem(design.problem[a], design.problems), level)
-    return bounded(estimate, 0.0, 1.0)
+    """Returns the chance that a marked unit has more entropy than another, with its interval over problems."""
+    auc_Q, size_Q = design.auc(a, b)
+    auc = float(auc_Q.sum() / size_Q.sum())
+    return bounded(cluster_t(auc, auc_Q - auc * size_Q, size_Q, level)[0], 0.0, 1.0)
 
 
 def _placements(value: FloatArray, stratum: IntArray, a: BoolArray, b: BoolArray) -> FloatArray:
@@ -305,8 +364,8 @@ def mean_interval(
     if value_N.size == 0:
         return Estimate(None)
     value = float(value_N.mean())
-    size_Q = _by_problem(problem_N, problems)
-    score_Q = _by_problem(problem_N, problems, value_N - value)
+    size_Q = _sums(problem_N, problems)
+    score_Q = _sums(problem_N, problems, value_N - value)
     return bounded(cluster_t(value, score_Q, size_Q, level)[0], *within)
 
 
@@ -315,9 +374,9 @@ def difference_interval(
 ) -> Estimate:
     """Returns the mean of `a_N` minus that of `b_M`, with its interval over the problems that both are of."""
     mean_a, mean_b = float(a_N.mean()), float(b_M.mean())
-    score_Q = _by_problem(problem_a, problems, a_N - mean_a)
-    score_Q -= _by_problem(problem_b, problems, b_M - mean_b) * (a_N.size / b_M.size)
-    return cluster_t(mean_a - mean_b, score_Q, _by_problem(problem_a, problems), level)[0]
+    score_Q = _sums(problem_a, problems, a_N - mean_a)
+    score_Q -= _sums(problem_b, problems, b_M - mean_b) * (a_N.size / b_M.size)
+    return cluster_t(mean_a - mean_b, score_Q, _sums(problem_a, problems), level)[0]
 
 
 def bounded(estimate: Estimate, least: float, most: float) -> Estimate:

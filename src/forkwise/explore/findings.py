@@ -43,20 +43,25 @@ class Contrast:
     """What the strata hold equal, in words; empty for `raw`."""
     marked: int
     others: int
+    """Units that marked ones are compared with: in their strata, or raw, in their problems."""
     supported: float
-    """Share of all marked units that have others in their trace and in their stratum; units without have no weight."""
+    """Share of all marked units that have others in their trace and in their stratum, or raw, in their problem; units
+    without have no weight."""
     problems: int
-    """Problems with at least one marked unit."""
+    """Problems with at least one marked unit that has weight."""
     mean_marked: float
+    """Raw, the mean over problems of each problem's mean; matched, the mean over marked units."""
     mean_other: float | None = None
-    """`mean_marked - difference`: of a matched version, what others have in the place of the marked ones."""
+    """`mean_marked - difference`: raw, the mean over the same problems; matched, what others have in the place of the
+    marked ones."""
     difference: Estimate = Estimate(None)
-    """Coefficient of the mark, nats; of a matched version with a constant for each trace and each stratum."""
+    """Nats: raw, the mean over problems of the difference of means in each, since pooled a few long traces would weigh
+    most; matched, the coefficient of the mark, with a constant for each trace and each stratum."""
     p: float | None = None
     """Two-sided p of the difference, by the same standard error over problems as its interval."""
     auc: Estimate = Estimate(None)
-    """Chance that a marked unit has more entropy than another; of a matched version, a higher rank in its trace than
-    another of its stratum. Ties count half; 0.5 is none."""
+    """Chance that a marked unit has more entropy than another of its problem, as a mean over problems; of a matched
+    version, a higher rank in its trace than another of its stratum. Ties count half; 0.5 is none."""
     null: PlaceboNull | None = None
     """Differences of lexicons of other words; of pivotal tokens alone."""
     identified: tuple[float, float] | None = None
@@ -97,7 +102,7 @@ class Entry:
     """Number of problems in which the entry occurs."""
     mean_entropy: float | None = None
     difference: Estimate = Estimate(None)
-    """Entropy of the entry's tokens minus that of all others, nats."""
+    """Entropy of the entry's tokens minus that of all others, as in the `raw` version of `Contrast`, nats."""
     auc: Estimate = Estimate(None)
     matched_difference: Estimate = Estimate(None)
     """Entropy of the entry's tokens minus that of others, as in the `matched` version of `Contrast`, nats."""

@@ -3,7 +3,7 @@
 Entropy depends on the word, whichever it is, so most lists of words differ from the rest. What a lexicon shows that
 others do not is its place among lexicons of other words that occur as often, word by word.
 
-Suffixes: N units of a design, W words, R lexicons, T traces, S strata.
+Suffixes: N units of a design, W words, R lexicons, B blocks (problems; of a matched design traces), S strata.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from forkwise.explore.contrast import FEWEST_MARKS, ContrastDesign, FloatArray, IntArray
+from forkwise.explore.contrast import ContrastDesign, FloatArray, IntArray
 from forkwise.explore.findings import PlaceboNull
 from forkwise.progress import watch
 
@@ -74,25 +74,25 @@ class WordEffects:
         word = word_N[design.member_N]
         at = np.flatnonzero(word >= 0)
         self._design = design
-        self._left_W = np.bincount(word[at], weights=design.left[at], minlength=words)
-        traces, strata = design.cell_TS.shape
+
+        def by_word(column: IntArray, columns: int, summed: FloatArray) -> sparse.csr_array:
+            return sparse.csr_array((summed, (word[at], column[at])), shape=(words, columns))
+
         ones = np.ones(at.size)
-        self._in_trace_WT = sparse.csr_array((ones, (word[at], design.trace[at])), shape=(words, traces))
-        self._in_stratum_WS = sparse.csr_array((ones, (word[at], design.stratum[at])), shape=(words, strata))
+        self._left_WB = by_word(design.block, design.blocks, design.left[at])
+        self._marks_WB = by_word(design.block, design.blocks, ones)
+        self._marks_WS = by_word(design.stratum, design.strata, ones)
 
     def differences(self, lexicon_RW: sparse.csr_array) -> FloatArray:
         """Computes the difference of each lexicon, as `contrast` does for the real one; NaN where too few are left."""
-        rows = max(1, _BLOCK // max(self._in_trace_WT.shape[1], self._in_stratum_WS.shape[1]))
+        rows = max(1, _BLOCK // max(self._marks_WB.shape[1], self._marks_WS.shape[1]))
         pieces: list[npt.NDArray[np.float64]] = []
         lexicons = lexicon_RW.shape[0]
         starts = range(0, lexicons, rows)
         for first in watch(starts, "lexicons of other words", "lexicons", lexicons, lambda: len(pieces) * rows):
             piece_RW = lexicon_RW[first : first + rows]
-            in_trace = (piece_RW @ self._in_trace_WT).toarray()
-            spread_R = self._design.spread(in_trace, (piece_RW @ self._in_stratum_WS).toarray())
-            enough = spread_R > FEWEST_MARKS / 2  # a mark with as many others as marks counts for a half
-            with np.errstate(invalid="ignore", divide="ignore"):
-                pieces.append(np.where(enough, (piece_RW @ self._left_W) / spread_R, np.nan))
+            sums = ((piece_RW @ by_word).toarray() for by_word in (self._left_WB, self._marks_WB, self._marks_WS))
+            pieces.append(self._design.differences(*sums))
         return np.concatenate(pieces)
 
 
