@@ -42,6 +42,7 @@ def test_an_interrupt_within_a_destructor_is_not_lost(number: str) -> None:
     # Python drops what a destructor raises; a library's destructors may take much of the time.
     code = (
         "import os, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a shell's background job ignores
         "from forkwise.cli import common, root\n"
         "class Dies:\n"
         "    def __del__(self):\n"

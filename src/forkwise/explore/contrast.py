@@ -27,6 +27,8 @@ BoolArray = npt.NDArray[np.bool_]
 FEWEST_MARKS, FEWEST_PROBLEMS = 10, 5
 """With fewer marked units, or marks in fewer problems, no difference is given: intervals would not hold."""
 
+ALONE = 1 - 1e-6
+"""Share of all weight with which a problem counts as the only one: there is no variance over problems."""
 _ROUNDING = 1e-9  # nats, or a share: what is smaller is no difference
 _RIDGE = 1e-9  # of the largest stratum: constants of traces and strata are only known up to one number
 
@@ -306,7 +308,7 @@ def t_interval(value: float, error: float, size_Q: FloatArray, level: float) -> 
 
 
 def _has_interval(share_Q: FloatArray) -> bool:
-    return int((share_Q > 0).sum()) >= 2 and float(share_Q.max()) < 1 - 1e-9
+    return int((share_Q > 0).sum()) >= 2 and float(share_Q.max()) < ALONE
 
 
 def freedom_of(share_Q: FloatArray) -> float:

@@ -21,11 +21,10 @@ from functools import cache
 import numpy as np
 from scipy import optimize, special, stats
 
-from forkwise.explore.contrast import FloatArray, freedom_of
+from forkwise.explore.contrast import ALONE, FloatArray, freedom_of
 from forkwise.explore.findings import Estimate
 
 _CERTAIN = 10  # standard deviations from 0
-_ALONE = 1 - 1e-6  # share of the problem that counts alone
 _LEAST_TAIL = 1e-9  # what the integral can still tell from 0
 
 
@@ -58,7 +57,7 @@ def bounded_ratio(
     has_say = size_Q > 0
     part, whole, share = part_Q[has_say], whole_Q[has_say], size_Q[has_say] / size_Q.sum()
     value = float(part.sum() / whole.sum())
-    if share.size < 2 or share.max() > _ALONE:
+    if share.size < 2 or share.max() > ALONE:
         return Estimate(value)
     tail = float(stats.norm.sf(stats.t.isf((1 - level) / 2, freedom_of(share))))
     extremes = tail < _LEAST_TAIL
@@ -75,7 +74,7 @@ def p_of_zero(part_Q: FloatArray, size_Q: FloatArray, least: Unseen, most: Unsee
     """Computes the two-sided p of a ratio that is 0: below 1 - level where `bounded_ratio` leaves 0 out."""
     has_say = size_Q > 0
     part, share = part_Q[has_say], size_Q[has_say] / size_Q.sum()
-    if share.size < 2 or share.max() > _ALONE:
+    if share.size < 2 or share.max() > ALONE:
         return None
     if not part.any():
         return 1.0

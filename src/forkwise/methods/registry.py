@@ -245,7 +245,7 @@ def describe(names: Sequence[str] = ()) -> list[dict[str, Any]]:
             "of_trl": bool(getattr(kind, "of_trl", False)),
             "stage": next(stage for stage, base in _STAGES.items() if issubclass(kind, base)),
             "scope": kind.scope.value,
-            "requires": sorted(need.value for need in kind.requires),
+            "requires": sorted(need.value for need in (kind.requires if kind.required else kind().needs())),
             "conditions": sorted(condition.value for condition in kind.conditions),
             "required_options": list(kind.required),
             "defaults": {field.name: field.default for field in dataclasses.fields(kind) if field.name != "plans"},

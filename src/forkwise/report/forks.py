@@ -91,16 +91,19 @@ def per_cent(value: Estimate) -> Estimate:
     return Estimate(*(None if x is None else 100 * x for x in (value.value, value.low, value.high)))
 
 
+def known(share: Estimate) -> Estimate:
+    """Returns a share that has an interval, and none where it has not, since the whole may be nothing."""
+    return share if share.low is not None else Estimate(None)
+
+
 def tables(forks: Forks) -> list[Block]:
     """Makes every table of what tokens decide."""
     rows = [
         [
             share(t.of_tokens, 0),
             number(t.threshold),
-            percent(t.share),
-            percent(t.matched),
-            percent_difference(t.minus_matched),
-            percent_difference(t.minus_random),
+            *(percent(known(value)) for value in (t.share, t.matched)),
+            *(percent_difference(known(value)) for value in (t.minus_matched, t.minus_random)),
         ]
         for t in forks.tops
     ]
@@ -133,7 +136,7 @@ def _parts(caption: str, parts: Sequence[Part]) -> list[Block]:
             "too few" if p.decided.value is None else estimate(p.decided, 4),
             p_value(p.p),
             estimate(p.open),
-            percent(p.share),
+            percent(known(p.share)),
             estimate(p.difference, 4, "+"),
             p_value(p.difference_p),
             "" if p.supported is None else share(p.supported, 0),
