@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from forkwise.forks import analysis
+from forkwise.forks import analysis, reading
 from forkwise.forks.analysis import StateEstimates
 from forkwise.forks.cost import Cost, cost_of, refuse_too_small
 from forkwise.forks.frame import Frame
@@ -63,10 +63,10 @@ def _forks(table: str, imported: Imported | None, ready: Prepared, announce: Cal
         estimates, again, further = _continue_again(ready, states, estimates)
     budget = analysis.check_budget(estimates)
     shares = budget.agrees
-    rows = analysis.rows(estimates, continued, pool.rows[0]["run"], again)
+    rows = reading.rows(estimates, continued, pool.rows[0]["run"], again)
     forks, false_forks, hidden = (
         [_seen(i, rows, continued, frame, drawn) for i in picked]
-        for picked in analysis.to_read(rows, threshold, _TO_READ)
+        for picked in reading.to_read(rows, threshold, _TO_READ)
     )
     everything = np.ones(units.value_N.size, dtype=np.bool_)
     result = Forks(
