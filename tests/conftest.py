@@ -30,6 +30,12 @@ if IN_WORKER:
 _started: Counter[str] = Counter()
 
 
+def pytest_configure() -> None:
+    names = Counter(path.name for path in Path(__file__).parent.rglob("*.py") if path.name != "conftest.py")
+    if shared := [name for name, count in names.items() if count > 1]:
+        raise pytest.UsageError(f"Test modules are imported by their names alone; rename one of each: {shared}.")
+
+
 def pytest_collection_finish() -> None:
     # What tests start reads bytecode and writes none: where files cannot grow, Python leaves half of one and trusts it.
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"

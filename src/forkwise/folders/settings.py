@@ -71,4 +71,4 @@ def same_settings(file: Path, settings: Mapping[str, Any], *, content: str, reme
 
 
 def _shown(value: Any) -> str:
-    return "no value" if value is None else str(value)
+    return "no value" if value is None else str(value) or "''"
