@@ -109,6 +109,13 @@ def test_updates_of_a_table(table: Path, tmp_path: Path) -> None:
     assert any("24 groups of 4" in note for note in notes(credit))
 
 
+def test_draws_at_another_temperature_are_refused(table: Path, tmp_path: Path) -> None:
+    rows = read_samples(table).to_pylist()
+    write_shard(tmp_path / "t", "a", [{**r, "entropies": None, "sampling": {"temperature": 0.5}} for r in rows])
+    with pytest.raises(InputError, match=r"no draws of 'embedded' at their temperature: they have \d+\.\d nats"):
+        run_credit([], CreditOptions(groups=[tmp_path / "t"], model=["embedded"], group_size=4, only=True))
+
+
 def test_another_model_is_refused(table: Path, tmp_path: Path) -> None:
     other = save_decoder(tmp_path / "other")
     with pytest.raises(InputError, match=r"did not draw the samples in .* differ from its own by \d"):

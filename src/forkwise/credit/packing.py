@@ -17,6 +17,7 @@ from forkwise.credit.bank import Bank, Groups, rounded
 from forkwise.credit.policy import Policy, ScoredGroup, token_numbers
 from forkwise.errors import InputError
 from forkwise.explore.contrast import FEWEST_PROBLEMS, FloatArray
+from forkwise.explore.draws import refuse_other_draws, with_their_ends
 from forkwise.explore.tokenisation import prompt_ids
 from forkwise.folders.results import Input, inputs_of
 from forkwise.forks import results
@@ -26,6 +27,7 @@ from forkwise.forks.options import ForksOptions
 from forkwise.forks.stored import Continued, read_continued, refuse_random
 from forkwise.progress import Meter
 from forkwise.samples import read_samples
+from forkwise.sampling.generate import end_tokens
 from forkwise.tasks import Verdict
 from forkwise.terminal import counted
 from forkwise.version import __version__
@@ -245,6 +247,12 @@ def make_groups(rows: Sequence[Mapping[str, Any]], policy: Policy, where: str) -
         )
     ordered = [row for group in by_problem.values() for row in group]
     index = {problem: q for q, problem in enumerate(problems)}
+    if with_their_ends(ordered, end_tokens(policy.model, policy.tokenizer)):
+        starts = np.cumsum([0, *(len(row["token_ids"]) for row in ordered[:-1])])
+        logprob_S, entropy_S = (
+            np.add.reduceat(np.concatenate(numbers[name]), starts) for name in ("logprob", "entropy")
+        )
+        refuse_other_draws(-logprob_S, entropy_S, policy.name)
     return Groups(
         problems,
         np.array([index[row["problem_id"]] for row in ordered], dtype=np.int64),

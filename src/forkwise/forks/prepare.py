@@ -14,6 +14,7 @@ import numpy as np
 
 from forkwise.embedded import model_path
 from forkwise.errors import InputError
+from forkwise.explore.draws import refuse_other_draws, with_their_ends
 from forkwise.explore.lexicon import Lexicon, ReflectivePatterns, load_lexicon, load_reflective
 from forkwise.explore.sentences import words_of
 from forkwise.explore.teacher import MANIFEST, scorer_of, write_entropies
@@ -50,6 +51,7 @@ from forkwise.progress import Meter
 from forkwise.samples import read_samples
 from forkwise.samples.direct import OpenTable, source_files
 from forkwise.sampling.forward import check_length
+from forkwise.sampling.generate import end_tokens
 from forkwise.sampling.manifest import MANIFEST as SAMPLING
 from forkwise.sampling.manifest import read_manifest
 from forkwise.sampling.options import JudgeOptions
@@ -206,6 +208,7 @@ def _local(table: OpenTable, tokens: Path, options: ForksOptions, pool: Pool, ju
     scorer = scorer_of(options.model, options)
     write_entropies(table.path, tokens, scorer, name=options.model, temperature=pool.sampling.temperature)
     difference = _check_policy(pool, tokens, options.model)
+    _check_draws(pool, tokens, end_tokens(scorer.model, scorer.tokenizer), options.model)
     prompts = {row["problem_id"]: prompt_ids(scorer.tokenizer, row["prompt"]) for row in pool.rows}
     longest = max(map(len, prompts.values())) + pool.sampling.max_tokens - 1
     check_length(scorer.model, longest, "The longest prompt, with as many tokens as the samples' --max-tokens allows,")
@@ -360,6 +363,18 @@ def _check_policy(pool: Pool, tokens: Path, model: str) -> float | None:
     mean = float(np.mean(apart))
     _refuse_elsewhere(mean, model)
     return mean
+
+
+def _check_draws(pool: Pool, tokens: Path, ends: Sequence[int], model: str) -> None:
+    """Refuses samples that were drawn otherwise than they say; top-p cannot be told, nor samples without their end."""
+    if pool.sampling.top_p < 1:
+        return
+    used = {(row["problem_id"], row["sample_id"]) for row in pool.rows}
+    columns = ["problem_id", "sample_id", "finish_reason", "token_ids", "logprobs", "entropies"]
+    rows = [r for r in read_samples(tokens, columns).to_pylist() if (r["problem_id"], r["sample_id"]) in used]
+    if with_their_ends(rows, ends):
+        sums = np.array([[-sum(row["logprobs"]), sum(row["entropies"])] for row in rows])
+        refuse_other_draws(sums[:, 0], sums[:, 1], model)
 
 
 def _refuse_elsewhere(mean: float | None, model: str, otherwise: str = "") -> None:

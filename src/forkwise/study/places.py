@@ -175,8 +175,8 @@ class RayPlace:
                 "less."
             )
         # A killed worker or node is seen by the study, which starts the run again: Ray itself does not.
-        options = {"num_cpus": resources.cpus, "num_gpus": resources.gpus, "max_retries": 0}
-        self._perform: Any = ray.remote(**options)(_perform_on_node)
+        remote: Any = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=0)
+        self._perform: Any = remote(_perform_on_node)
         self._open: list[Any] = []
         self._last: dict[str, Future[None]] = {}  # of each run
 
