@@ -26,15 +26,15 @@ def test_draws_in_their_proportions_are_accepted() -> None:
 def test_draws_that_lean_to_one_side_are_refused(only: float) -> None:
     said = rf"no draws of 'M' .*: they have {only:.1f} nats of surprisal in the mean and 4\.2 of entropy"
     with pytest.raises(InputError, match=said):
-        refuse(*[only] * 20)
-    refuse(*[only] * 19)  # too few
+        refuse(*[only] * 40)
+    refuse(*[only] * 39)  # too few
 
 
 def test_what_leans_must_be_sure() -> None:
-    # 12 of 24 lean by log 2 and the others not at all: in the mean by 4.80 standard errors.
-    refuse(*[LIKELY, EVEN] * 12)
-    with pytest.raises(InputError, match="no draws"):  # 14 of 27: 5.29 of them
-        refuse(*[LIKELY, EVEN] * 13, LIKELY)
+    # n of 3 n samples lean by log 2, and so the mean by sqrt((3 n - 1) / 2) standard errors.
+    refuse(*[LIKELY, EVEN, EVEN] * 16)  # 4.85
+    with pytest.raises(InputError, match="no draws"):
+        refuse(*[LIKELY, EVEN, EVEN] * 18)  # 5.15
 
 
 def test_what_leans_by_little_may_be_rounding() -> None:

@@ -286,10 +286,10 @@ def test_what_cannot_be_done_is_said(table: Path, tmp_path: Path, more: dict[str
         (lambda r: {**r, "sampling": None}, "do not say temperature, .*give --temperature"),
         (lambda r: {**r, "finish_reason": "length"}, "was cut off there"),
         (lambda r: {**r, "logprobs": [x - 0.3 for x in r["logprobs"]]}, "did not draw these samples"),
-        # A server's log-probs are of temperature 1, and at another one cannot be compared: what was drawn can be.
+        # A server's log-probs are of temperature 1: at another one they cannot be compared, and the budget comes next.
         (
             lambda r: {**r, "entropies": None, "sampling": {**r["sampling"], "temperature": 0.5}},
-            r"no draws of 'embedded' at their temperature: they have \d+\.\d nats of surprisal",
+            "cannot show anything",
         ),
         (lambda r: {**r, "problem_id": f"other {r['problem_id']}"}, "not among those with gold answers"),
     ],
@@ -299,6 +299,25 @@ def test_tables_that_cannot_be_used_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=sentence):
         forks(changed(table, tmp_path / "t", change), tmp_path / "out", states=6, level=0.95)
+
+
+def test_draws_at_another_temperature_are_refused(table: Path, tmp_path: Path) -> None:
+    rows = [
+        {
+            **r,
+            "sample_id": 8 * again + r["sample_id"],
+            "entropies": None,
+            "sampling": {**r["sampling"], "temperature": 0.5},
+        }
+        for again in range(2)  # of fewer samples it is not sure
+        for r in read_samples(table).to_pylist()
+    ]
+    write_shard(tmp_path / "t", "a", rows)
+    (tmp_path / "t" / "sampling.json").write_bytes((table / "sampling.json").read_bytes())
+    with pytest.raises(
+        InputError, match=r"no draws of 'embedded' at their temperature: they have \d+\.\d nats of surp"
+    ):
+        forks(tmp_path / "t", tmp_path / "out")
 
 
 def test_problems_of_too_few_samples_are_counted_as_such(table: Path, tmp_path: Path) -> None:
