@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -117,6 +118,21 @@ def test_the_command_prints_and_writes_the_same(tmp_path: Path) -> None:
     assert smallest is not None
     assert 0 < smallest.alone < smallest.together
     assert f"of {smallest.together:.3f} by the band" in " ".join(notes(read))
+
+
+def test_a_report_has_a_section_of_it(tmp_path: Path) -> None:
+    write_bank(tmp_path / "b.parquet", tabular_bank(16, 8, noise=0.1))
+    score = ["credit", str(tmp_path / "b.parquet"), "--out", str(tmp_path / "o"), "--only", "--method", "psr"]
+    assert CliRunner().invoke(app, score).exit_code == 0
+    done = CliRunner().invoke(app, ["report", str(tmp_path / "o"), "--out", str(tmp_path / "r.html"), "--text"])
+    assert done.exit_code == 0, done.output
+    (bank,) = results.read(tmp_path / "o").banks
+    page = (tmp_path / "r.html").read_text()
+    section = page[page.index('<section id="credit">') : page.index("</main>")]
+    for cell in ("psr", f"{bank.methods[0].sized.r.value:.3f}", f"{bank.methods[1].sized.minus_grpo.value:+.3f}"):
+        assert cell in section
+        assert cell in done.output
+    assert conclusions(results.read(tmp_path / "o"))[0] in " ".join(html.unescape(page).split())
 
 
 def test_only_half_of_the_problems(tmp_path: Path) -> None:

@@ -96,8 +96,8 @@ def test_samples_that_were_continued_are_shown_first() -> None:
     assert {s.key[1] for s in choose(samples, 3, 1)} == {"a", "c", "d"}
 
 
-@pytest.mark.parametrize("name", ["forks.json", "sentences.json"])
+@pytest.mark.parametrize("name", ["forks.json", "sentences.json", "credit.json"])
 def test_a_result_file_can_be_given_alone(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("{}")
     source = find_source(tmp_path / name)
-    assert [*source.forks, *source.sentences] == [tmp_path / name]
+    assert [*source.forks, *source.sentences, *source.credit] == [tmp_path / name]

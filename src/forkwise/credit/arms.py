@@ -17,6 +17,7 @@ from torch import Tensor
 
 from forkwise.core import group_advantages
 from forkwise.credit.bank import Groups
+from forkwise.credit.results import NotScored
 from forkwise.engines.base import entropy_terms, reward_methods, rollout_methods, update_methods
 from forkwise.errors import InputError
 from forkwise.explore.contrast import BoolArray, FloatArray
@@ -91,14 +92,6 @@ class ScoredMethod:
         """Whether the method looks at tokens one by one, so that a placebo can be given other tokens' numbers."""
         looks = isinstance(self.method, TokenMethod) and bool(self.method.needs() & _OF_TOKENS)
         return looks and not self.method.name.startswith("placebo_")
-
-
-@dataclass(frozen=True)
-class NotScored:
-    """A method without a score here, and why."""
-
-    name: str
-    reason: str
 
 
 def short(method: Method) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from forkwise.credit.agreement import ShownDifference
-from forkwise.credit.arms import NotScored
 from forkwise.explore.findings import Estimate
 from forkwise.folders.results import Input, read_result, write_result
 
@@ -18,6 +17,14 @@ SCHEMA = 1
 """Version of `credit.json`. It grows when a field changes its meaning or goes; new optional fields do not count."""
 
 FILE = "credit.json"
+
+
+@dataclass(frozen=True)
+class NotScored:
+    """A method without a score here, and why."""
+
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from forkwise.credit.agreement import ShownDifference, detectable, judge_togethe
 from forkwise.credit.arms import (
     Batches,
     More,
-    NotScored,
     ScoredMethod,
     advantages,
     short,
@@ -41,7 +40,7 @@ from forkwise.credit.packing import (
     temperature_of,
 )
 from forkwise.credit.policy import Policy
-from forkwise.credit.results import GradientCredit, MethodGradient, Moved
+from forkwise.credit.results import GradientCredit, MethodGradient, Moved, NotScored
 from forkwise.credit.weights import BINS, best_weights
 from forkwise.engines.trl.stored import TokenLoss
 from forkwise.errors import InputError

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from forkwise.credit.results import Credit
+from forkwise.credit.results import read as read_credit
 from forkwise.explore import results as explored
 from forkwise.explore.lexicon import load_lexicon, load_reflective
 from forkwise.explore.results import Exploration, RunExploration
@@ -24,7 +26,7 @@ from forkwise.forks.sentence_results import read as read_sentences
 from forkwise.forks.stored import TOKENS
 from forkwise.passk import Comparison, Evaluation
 from forkwise.progress import Meter
-from forkwise.report import explore, forks, forks_sentences
+from forkwise.report import credit, explore, forks, forks_sentences
 from forkwise.report.distributions import Distribution, explored_entropies, stored_entropies
 from forkwise.report.explore_notes import notes as exploration_notes
 from forkwise.report.forked import SampleForks, measured
@@ -62,6 +64,8 @@ class Content:
     """What tokens decide."""
     sentences: list[Sentences]
     """What sentences decide."""
+    credit: list[Credit]
+    """What methods see of a token's worth."""
     traces: Traces | None
     solved: list[Solved]
     """How often each arm solved each problem."""
@@ -97,11 +101,13 @@ def gather(
     explorations = _explorations(sources)
     forked = [(path, read_forks(path)) for source in sources for path in source.forks]
     by_sentence = [read_sentences(path) for source in sources for path in source.sentences]
+    credited = [read_credit(path) for source in sources for path in source.credit]
     summaries = [(run.run, run.entropy) for run in _runs(explorations) if run.entropy is not None]
     check_side_by_side([(name, entropy.source, entropy.temperatures) for name, entropy in summaries])
     notes += [note for exploration in explorations for note in exploration_notes(exploration)]
     notes += [note for _, one in forked for note in forks.notes(one)]
     notes += [note for one in by_sentence for note in forks_sentences.notes(one)]
+    notes += [note for one in credited for note in credit.notes(one)]
     arms = [arm for source in sources for arm in source.samples]
     arms = arms or _explored_arms(sources, explorations, imported, notes) or _forked_arms(sources)
     explorations = [_renamed(exploration, arms) for exploration in explorations]
@@ -123,6 +129,7 @@ def gather(
     concluded = [recorded or _conclusion(numbers, training), *map(explore.conclusion, _runs(explorations))]
     concluded += [forks.conclusion(one) for _, one in forked]
     concluded += map(forks_sentences.conclusion, by_sentence)
+    concluded += [sentence for one in credited for sentence in credit.conclusions(one)]
     return Content(
         title="forkwise: " + ", ".join(dict.fromkeys(source.title for source in holding or sources)),
         conclusion=[sentence for sentence in concluded if sentence],
@@ -133,6 +140,7 @@ def gather(
         explorations=explorations,
         forks=[one for _, one in forked],
         sentences=by_sentence,
+        credit=credited,
         traces=traces,
         solved=count_solved(arms),
         shaping={arm.name: arm.shaping for arm in arms},

@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from forkwise.credit.agreement import CHANCE, ShownDifference
-from forkwise.credit.arms import NotScored
-from forkwise.credit.results import Agreement, BankCredit, Credit, GradientCredit, MethodCredit, MethodGradient, Moved
+from forkwise.credit.results import (
+    Agreement,
+    BankCredit,
+    Credit,
+    GradientCredit,
+    MethodCredit,
+    MethodGradient,
+    Moved,
+    NotScored,
+)
 from forkwise.explore.findings import Estimate
 from forkwise.report.formats import correlation, count, estimate, few_problems, interval, number, p_value, share
 from forkwise.report.table import Block, filled

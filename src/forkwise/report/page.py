@@ -22,6 +22,7 @@ from markupsafe import Markup
 
 from forkwise.folders import write_bytes
 from forkwise.report.content import Content
+from forkwise.report.credit import tables as credit
 from forkwise.report.explore import behaviours, dependence, entropy, forks, rarity, series, sizes
 from forkwise.report.figures import WINDOW
 from forkwise.report.forks import tables as decided
@@ -48,6 +49,7 @@ SECTIONS = {
     "entropy": "Entropy",
     "behaviours": "Behaviours",
     "forks": "Forks",
+    "credit": "Credit",
 }
 MISSING = {
     "passk": "No Pass@K: there are no samples with verdicts of at least two problems here (the notes above say more). "
@@ -60,6 +62,8 @@ MISSING = {
     "tests their entropy against nulls; give the folder that it writes to forkwise report too.",
     "forks": "No exploration with entropies was given, so there is no table of fork tokens (see forkwise explore), "
     "and no forks.json, which says what tokens decide (see forkwise forks).",
+    "credit": "No scores of methods were given. forkwise credit --out sets each method's advantages beside what tokens "
+    "were worth.",
     "traces": "No samples were given, so there are no traces to look at.",
 }
 
@@ -190,6 +194,7 @@ def render(content: Content) -> str:
         ],
         "forks": forks(runs),
         "decided": _decided(content),
+        "credit": [block for one in content.credit for block in credit(one)],
     }
     has = {name: bool(tables.get(name)) for name in SECTIONS} | {
         "forks": bool(tables["forks"] or tables["decided"]),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from forkwise.constants import ALPHA, KAPPA
+from forkwise.credit.results import FILE as CREDIT
 from forkwise.errors import InputError
 from forkwise.explore.results import FILE as EXPLORE
 from forkwise.folders.metrics import METRICS, STATE, metrics_file
@@ -85,6 +86,8 @@ class ReportSource:
     """Paths of `forks.json`."""
     sentences: tuple[Path, ...] = ()
     """Paths of `sentences.json`, of `forkwise forks --unit sentence`."""
+    credit: tuple[Path, ...] = ()
+    """Paths of `credit.json`."""
     results: tuple[Path, ...] = ()
     """Files with Pass@K."""
     conclusion: str | None = None
@@ -118,6 +121,8 @@ def find_source(path: Path, imported: ExitStack | None = None) -> ReportSource:
             return ReportSource(path, path.resolve().parent.name, forks=(path,))
         if path.name == SENTENCES:
             return ReportSource(path, path.resolve().parent.name, sentences=(path,))
+        if path.name == CREDIT:
+            return ReportSource(path, path.resolve().parent.name, credit=(path,))
         if path.suffix == ".parquet" and not is_foreign(path):
             return ReportSource(path, path.stem, samples=tuple(_tables([path])), results=_results(path.parent))
         if path.name in (COMPARE, PASSK) or (path.suffix == ".json" and {"single", "inputs"} <= set(_json(path))):
@@ -131,9 +136,10 @@ def find_source(path: Path, imported: ExitStack | None = None) -> ReportSource:
             explorations=tuple(file for file in (path / EXPLORE, path / "explore" / EXPLORE) if file.exists()),
             forks=tuple(file for file in (path / FORKS,) if file.exists()),
             sentences=tuple(file for file in (path / SENTENCES,) if file.exists()),
+            credit=tuple(file for file in (path / CREDIT,) if file.exists()),
             results=_results(path),
         )
-        measured = source.explorations or source.forks or source.sentences or source.results
+        measured = source.explorations or source.forks or source.sentences or source.credit or source.results
         if source.samples or source.training or measured:
             return _with_record(source)
     return _imported(path, imported)
@@ -154,8 +160,8 @@ def _imported(path: Path, imported: ExitStack | None) -> ReportSource:
     _refuse_receipts(path)
     refusal = (
         f"'{path}' holds nothing to report on: a report takes a folder with {METRICS} or {STATE}, with samples "
-        f"(*.parquet), with {EXPLORE}, {FORKS}, {SENTENCES}, {COMPARE} or {PASSK}, one that forkwise quickstart "
-        "wrote, or what forkwise import reads"
+        f"(*.parquet), with {EXPLORE}, {FORKS}, {SENTENCES}, {CREDIT}, {COMPARE} or {PASSK}, one that forkwise "
+        "quickstart wrote, or what forkwise import reads"
     )
     if imported is None or not is_foreign(path):
         raise InputError(f"{refusal}.")

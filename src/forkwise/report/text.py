@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterable
 
 from forkwise.report.content import Content
+from forkwise.report.credit import tables as credit
 from forkwise.report.explore import behaviours, dependence, entropy, forks, rarity, series, sizes
 from forkwise.report.forks import tables as decided
 from forkwise.report.forks_sentences import tables as decided_by_sentences
@@ -26,6 +27,7 @@ def summary(content: Content) -> str:
     blocks += [*series(content.explorations), *forks(runs)]
     blocks += [block for one in content.forks for block in decided(one)]
     blocks += [block for one in content.sentences for block in decided_by_sentences(one)]
+    blocks += [block for one in content.credit for block in credit(one)]
     texts = [text(blocks), *(_wrap(note, "- ") for note in content.notes)]
     if content.traces is not None:
         t = content.traces
