@@ -22,6 +22,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 pytest.importorskip("transformers", minversion="5")  # whose words some sentences quote
 
+import memory
 from mutations import Draw, command, damaged_bytes, damaged_json
 from safetensors.torch import load_file, save_file
 from tiny_decoders import save_decoder
@@ -33,7 +34,6 @@ INTERNALS = re.compile(
     r"Traceback|NoneType|(Key|Type|Attribute|Index|Assertion)Error|object has no|object is not|not supported between"
     r"|positional argument|keyword argument|unhashable|index out of range|0x[0-9a-f]{6}|weights_only"
 )
-GIGABYTE = 2**30
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(9999) %}" + 3 * "{% endfor %}"
 TALK = [{"role": "system", "content": "s"}, {"role": "user", "content": "1 + 1"}]
@@ -79,10 +79,11 @@ class Place:
             self.begin(name)
         self.restore(name)
         act(self.model)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = memory.resident()
+        memory.forget_peak()
         code, text = self.run(name, *(("--resume", "true", "--max_steps", "2") if name in ("grpo", "ppo") else ()))
-        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
-        assert grown * 1024 < GIGABYTE, f"{grown / 1e6:.1f} GB more"
+        grown = memory.peak() - before
+        assert grown < 1024, f"{grown:.0f} MiB more"
         said = " ".join(line for line in text.splitlines() if line.startswith("forkwise: "))
         if code:
             assert not INTERNALS.search(said), said

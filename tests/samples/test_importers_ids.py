@@ -287,7 +287,7 @@ def test_groups_are_bounded_and_those_that_stay_are_whole(monkeypatch: pytest.Mo
 
 # Prints the largest resident set in MiB.
 CHILD = """
-import resource, sys
+import memory, sys
 from pathlib import Path
 from forkwise.samples.importers.base import Options, Source
 from forkwise.samples.importers.plain import survey
@@ -298,11 +298,11 @@ def records(n):
         yield {"id": i, "prompt": f"{i // 4} {text}", "completion": f"{i} {text}", "correct": i % 3 == 0, "gold": "3"}
 survey(records(int(sys.argv[1])), source)
 assert source.readings == {"id": "sample"}
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(memory.peak())
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="resource is POSIX")
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
 def test_the_survey_keeps_no_texts(tmp_path: Path) -> None:
     """The texts of the larger file take 60 MB."""
     small, large = (

@@ -12,18 +12,18 @@ import pytest
 
 # Prints the largest resident set in MiB and the number of rows.
 CHILD = """
-import resource, sys
+import memory, sys
 from pathlib import Path
 from forkwise.samples.importers import import_files
 [report] = import_files([Path(sys.argv[1])], Path(sys.argv[2]))
 [run] = report.runs.values()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, run.samples)
+print(memory.peak(), run.samples)
 """
 
 
 # The same for a table: its words are counted, then its samples verified.
 TABLE = """
-import resource, sys
+import memory, sys
 from pathlib import Path
 from forkwise.samples.store import count_words
 from forkwise.sampling.verify import Judge, verify
@@ -31,7 +31,7 @@ from forkwise.tasks import Verdict
 judge = Judge(lambda texts, problems: [Verdict(True, None, "test") for _ in texts], gold_column="problem_id")
 rows = len(count_words(Path(sys.argv[1])))
 assert verify(Path(sys.argv[1]), judge, force=True).correct == rows
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, rows)
+print(memory.peak(), rows)
 """
 
 
@@ -52,7 +52,7 @@ def peak(script: str, *paths: Path) -> tuple[float, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="resource is POSIX")
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
 @pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz"])
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, ending: str) -> None:
     small, large = tmp_path / f"small{ending}", tmp_path / f"large{ending}"
