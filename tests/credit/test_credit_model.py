@@ -111,7 +111,9 @@ def test_updates_of_a_table(table: Path, tmp_path: Path) -> None:
 
 def test_draws_at_another_temperature_are_refused(table: Path, tmp_path: Path) -> None:
     rows = read_samples(table).to_pylist()
-    write_shard(tmp_path / "t", "a", [{**r, "entropies": None, "sampling": {"temperature": 0.5}} for r in rows])
+    claim = {"entropies": None, "sampling": {"temperature": 0.5}}
+    twice = [{**row, **claim, "sample_id": 8 * again + row["sample_id"]} for again in range(2) for row in rows]
+    write_shard(tmp_path / "t", "a", twice)  # of fewer samples it is not sure
     with pytest.raises(InputError, match=r"no draws of 'embedded' at their temperature: they have \d+\.\d nats"):
         run_credit([], CreditOptions(groups=[tmp_path / "t"], model=["embedded"], group_size=4, only=True))
 

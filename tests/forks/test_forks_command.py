@@ -304,7 +304,7 @@ def test_tables_that_cannot_be_used_are_refused(
 def test_draws_at_another_temperature_are_refused(table: Path, tmp_path: Path) -> None:
     claim = {"entropies": None, "sampling": {"temperature": 0.5, "top_p": 1.0, "max_tokens": 64}}
     drawn = read_samples(table).to_pylist()
-    rows = [{**r, **claim, "sample_id": 8 * again + r["sample_id"]} for again in range(2) for r in drawn]
+    rows = [{**r, **claim, "sample_id": 8 * again + r["sample_id"]} for again in range(6) for r in drawn]
     write_shard(tmp_path / "t", "a", rows)  # of fewer samples it is not sure
     (tmp_path / "t" / "sampling.json").write_bytes((table / "sampling.json").read_bytes())
     with pytest.raises(InputError, match=r"no draws of 'embedded' at their temperature: they have \d+\.\d nats"):

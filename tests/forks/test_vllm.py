@@ -32,7 +32,9 @@ if SERVER is None and importlib.util.find_spec("vllm") is None:
     pytest.skip("needs vLLM, or FORKWISE_VLLM_SERVER with the URL of one", allow_module_level=True)
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
+from forkwise.cli import app
 from forkwise.errors import InputError
 from forkwise.explore.bounds import candidate_logprobs, entropy_bounds
 from forkwise.forks.continuing import Continuer
@@ -193,6 +195,22 @@ def test_states_are_worth_and_decide_as_much_as_by_transformers(url: str, name: 
     assert (np.abs(difference.mean(axis=0)) < 4 * error).all()
     assert np.array(rows["vllm"])[:, 0].mean() > 0.02
     assert np.mean(lengths["vllm"]) == pytest.approx(np.mean(lengths["transformers"]), rel=0.05)
+
+
+@pytest.mark.parametrize("extra", [{}, PLAIN])
+def test_draws_under_the_server_s_defaults_are_told_from_the_model_s(
+    url: str, name: str, tmp_path: Path, extra: dict[str, Any]
+) -> None:
+    table = tmp_path / "samples"
+    given = ["sample", "--server", url, "--model", name, "--task", "countdown:4", "--problems", "40", "--n", "16"]
+    given += [word for key, value in extra.items() for word in ("--extra", f"{key}={json.dumps(value)}")]
+    drawn = CliRunner().invoke(app, [*given, "--max-tokens", str(LIMIT), "--out", str(table)])
+    assert drawn.exit_code == 0, drawn.output
+    few = ["--states", "40", "--continuations", "8", "--level", "0.1", "--brief", "--out", str(tmp_path / "forked")]
+    done = CliRunner().invoke(app, ["forks", str(table), "--model", "embedded", *few])
+    refused = "no draws of 'embedded' at their temperature" in str(done.exception)
+    assert refused == (not extra), done.output
+    assert done.exit_code == refused
 
 
 def test_continuations_that_the_server_would_cut_short_are_refused(url: str, name: str) -> None:

@@ -248,11 +248,8 @@ def make_groups(rows: Sequence[Mapping[str, Any]], policy: Policy, where: str) -
     ordered = [row for group in by_problem.values() for row in group]
     index = {problem: q for q, problem in enumerate(problems)}
     if with_their_ends(ordered, end_tokens(policy.model, policy.tokenizer)):
-        starts = np.cumsum([0, *(len(row["token_ids"]) for row in ordered[:-1])])
-        logprob_S, entropy_S = (
-            np.add.reduceat(np.concatenate(numbers[name]), starts) for name in ("logprob", "entropy")
-        )
-        refuse_other_draws(-logprob_S, entropy_S, policy.name)
+        logprob_N, entropy_N = (np.concatenate(numbers[name]) for name in ("logprob", "entropy"))
+        refuse_other_draws(-logprob_N, entropy_N, [len(row["token_ids"]) for row in ordered], policy.name)
     return Groups(
         problems,
         np.array([index[row["problem_id"]] for row in ordered], dtype=np.int64),

@@ -208,7 +208,8 @@ def _local(table: OpenTable, tokens: Path, options: ForksOptions, pool: Pool, ju
     scorer = scorer_of(options.model, options)
     write_entropies(table.path, tokens, scorer, name=options.model, temperature=pool.sampling.temperature)
     difference = _check_policy(pool, tokens, options.model)
-    _check_draws(pool, tokens, end_tokens(scorer.model, scorer.tokenizer), options.model)
+    if pool.sampling.top_p == 1:
+        _check_draws(table.path, tokens, end_tokens(scorer.model, scorer.tokenizer), options.model)
     prompts = {row["problem_id"]: prompt_ids(scorer.tokenizer, row["prompt"]) for row in pool.rows}
     longest = max(map(len, prompts.values())) + pool.sampling.max_tokens - 1
     check_length(scorer.model, longest, "The longest prompt, with as many tokens as the samples' --max-tokens allows,")
@@ -365,16 +366,13 @@ def _check_policy(pool: Pool, tokens: Path, model: str) -> float | None:
     return mean
 
 
-def _check_draws(pool: Pool, tokens: Path, ends: Sequence[int], model: str) -> None:
-    """Refuses samples that were drawn otherwise than they say; top-p cannot be told, nor samples without their end."""
-    if pool.sampling.top_p < 1:
-        return
-    used = {(row["problem_id"], row["sample_id"]) for row in pool.rows}
-    columns = ["problem_id", "sample_id", "finish_reason", "token_ids", "logprobs", "entropies"]
-    rows = [r for r in read_samples(tokens, columns).to_pylist() if (r["problem_id"], r["sample_id"]) in used]
-    if with_their_ends(rows, ends):
-        sums = np.array([[-sum(row["logprobs"]), sum(row["entropies"])] for row in rows])
-        refuse_other_draws(sums[:, 0], sums[:, 1], model)
+def _check_draws(samples: Path, tokens: Path, ends: Sequence[int], model: str) -> None:
+    """Refuses samples that were drawn otherwise than they say; those without text, which lack in `tokens`, bar it."""
+    columns = ["finish_reason", "token_ids", "logprobs", "entropies"]
+    rows = read_samples(tokens, columns).to_pylist()
+    if len(rows) == read_samples(samples, ["run"]).num_rows and with_their_ends(rows, ends):
+        logprobs, entropies = (np.concatenate([row[name] for row in rows]) for name in ("logprobs", "entropies"))
+        refuse_other_draws(-logprobs, entropies, [len(row["token_ids"]) for row in rows], model)
 
 
 def _refuse_elsewhere(mean: float | None, model: str, otherwise: str = "") -> None:
