@@ -62,8 +62,10 @@ def test_two_steps_of_the_embedded_model_with_every_method(tmp_path: Path, name:
         "heal": f"heal:column=problem_id,target={one},shortest=4",
         "policy_split": f"policy_split:eta=0.1,mix=0.5,cap=2,prompt={tmp_path / 'text'}",
         "minerva": "minerva:column=problem_id",
+        "overlong": "overlong:limit=24,buffer=8",
     }.get(name, name)
-    folder = run(tmp_path, "--method", spec)
+    two_prompts = {"num_generations": 4} if name in ("heal", "miner") else {}  # they compare answers to several
+    folder = run(tmp_path, "--method", spec, **two_prompts)
     method = parse_method(name)
     assert all(map(math.isfinite, metrics(folder, "loss")))
     if not isinstance(method, SettingsMethod):
