@@ -24,9 +24,9 @@ def test_draws_in_their_proportions_are_accepted() -> None:
     refuse(*[EVEN] * 60, *[LIKELY] * 30, *[UNLIKELY] * 30)
 
 
-@pytest.mark.parametrize(("only", "surprisal"), [(LIKELY, r"3\.5"), (UNLIKELY, r"4\.9")])
+@pytest.mark.parametrize(("only", "surprisal"), [(LIKELY, r"3\.47"), (UNLIKELY, r"4\.85")])
 def test_draws_that_lean_to_one_side_are_refused(only: list[float], surprisal: str) -> None:
-    said = rf"no draws of 'M' .*: they have {surprisal} nats of surprisal in the mean over samples and 4\.2 of entropy"
+    said = rf"no draws of 'M' .*: they have {surprisal} nats of surprisal in the mean over samples and 4\.16 of entropy"
     with pytest.raises(InputError, match=said):
         refuse(*[only] * 100)
     refuse(*[only] * 99)  # too few
@@ -49,8 +49,17 @@ def test_what_cancels_between_low_and_high_entropies_is_refused() -> None:
     entropy_N = np.tile([0.5, 1.0], 100)
     alternating_N = np.repeat(np.tile([0.01, -0.01], 50), 2)  # samples differ
     refuse_other_draws(entropy_N + alternating_N, entropy_N, [2] * 100, "M")
-    with pytest.raises(InputError, match=r"less than 1\.00 nats have 0\.6 nats .* and 0\.5 of entropy"):
+    with pytest.raises(InputError, match=r"with 1\.00 nats and more have 0\.9 nats .* and 1 of entropy"):
         refuse_other_draws(entropy_N + alternating_N + np.tile([0.1, -0.1], 100), entropy_N, [2] * 100, "M")
+
+
+def test_samples_without_a_rare_token_may_be_so_by_chance() -> None:
+    # A coin and 20 tokens that are sure but for 0.0005: one surprise, of 7.6 nats, is due in 100 samples. None came.
+    sure = -0.0005 * log(0.0005) - 0.9995 * log(0.9995)
+    surprisal_N = np.tile([A, *[-log(0.9995)] * 20], 100)
+    refuse_other_draws(surprisal_N, np.tile([A, *[sure] * 20], 100), [21] * 100, "M")
+    with pytest.raises(InputError, match="no draws"):  # 26 were due
+        refuse_other_draws(np.tile(surprisal_N, 26), np.tile([A, *[sure] * 20], 2600), [21] * 2600, "M")
 
 
 def test_samples_may_differ_in_length() -> None:

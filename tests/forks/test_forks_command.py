@@ -307,7 +307,7 @@ def test_draws_at_another_temperature_are_refused(table: Path, tmp_path: Path) -
     rows = [{**r, **claim, "sample_id": 8 * again + r["sample_id"]} for again in range(6) for r in drawn]
     write_shard(tmp_path / "t", "a", rows)  # of fewer samples it is not sure
     (tmp_path / "t" / "sampling.json").write_bytes((table / "sampling.json").read_bytes())
-    with pytest.raises(InputError, match=r"no draws of 'embedded' at their temperature: they have \d+\.\d nats"):
+    with pytest.raises(InputError, match=r"no draws of 'embedded' at their temperature: they have [\d.]+ nats"):
         forks(tmp_path / "t", tmp_path / "out")
 
 

@@ -27,9 +27,10 @@ def refuse_other_draws(surprisal_N: FloatArray, entropy_N: FloatArray, length_S:
     """Refuses samples that a model's whole distributions did not bring forth.
 
     The surprisal of a token, `-log p`, is in the mean the entropy of the distribution that it was drawn from, whatever
-    came before it. So both have the same sums in the mean over samples: of all tokens, and of those with less entropy
-    and with more than the tokens have that hold the middle of all entropy. A penalty on repetition and a top-k may
-    cancel over all tokens, but not over either half.
+    came before it. So both have the same sums in the mean over samples: of all tokens, and of those with less and with
+    more entropy, each with half of all entropy. A penalty on repetition and a top-k that cancel over all tokens hardly
+    do so in both halves. Where surprises are rare, samples without any are alike by chance; so the standard error is at
+    least that of tokens with two ways each and their entropy.
 
     Args:
         surprisal_N, entropy_N: nats.
@@ -49,15 +50,26 @@ def refuse_other_draws(surprisal_N: FloatArray, entropy_N: FloatArray, length_S:
         f"their tokens with less than {middle:.2f} nats": entropy_N < middle,
         f"their tokens with {middle:.2f} nats and more": entropy_N >= middle,
     }
+    varentropy_N = _varentropy_of_two(entropy_N)
     for subject, part_N in parts.items():
-        surprisal_S, entropy_S = (np.add.reduceat(x * part_N, starts) for x in (surprisal_N, entropy_N))
+        surprisal_S, entropy_S, varentropy_S = (
+            np.add.reduceat(x * part_N, starts) for x in (surprisal_N, entropy_N, varentropy_N)
+        )
         difference_S = surprisal_S - entropy_S
-        error = difference_S.std(ddof=1) / np.sqrt(difference_S.size)
+        error = np.sqrt(max(difference_S.var(ddof=1), varentropy_S.mean()) / difference_S.size)
         if abs(difference_S.mean()) > max(_SURE * error, _SHARE * entropy_N.sum() / difference_S.size):
             raise InputError(
-                f"The samples are no draws of '{model}' at their temperature: {subject} have {surprisal_S.mean():.1f} "
-                f"nats of surprisal in the mean over samples and {entropy_S.mean():.1f} of entropy, which would be "
-                "equal. Either a server's defaults changed the draws (top_k, min_p, a penalty): sample again with "
-                "--extra top_k=-1 --extra min_p=0 --extra repetition_penalty=1. Or samples were left out by their "
-                "length or text: give all of them."
+                f"The samples are no draws of '{model}' at their temperature: {subject} have {surprisal_S.mean():.3g} "
+                f"nats of surprisal in the mean over samples and {entropy_S.mean():.3g} of entropy, and draws have as "
+                "much of both. Another model, temperature, top-p or prompt drew them; or a server's defaults did "
+                "(top_k, min_p, a penalty), which --extra top_k=-1 --extra min_p=0 --extra repetition_penalty=1 turn "
+                "off for forkwise sample --server; or samples were left out by their length or text."
             )
+
+
+def _varentropy_of_two(entropy_N: FloatArray) -> FloatArray:
+    """Returns the varentropies of choices between two tokens with these entropies, nats squared; 0 beyond log 2."""
+    q = np.geomspace(1e-15, 0.5, 2000)
+    entropy, spread = -q * np.log(q) - (1 - q) * np.log1p(-q), q * (1 - q) * (np.log1p(-q) - np.log(q)) ** 2
+    varentropy_N: FloatArray = np.interp(entropy_N, entropy, spread, left=0.0, right=0.0)
+    return varentropy_N
