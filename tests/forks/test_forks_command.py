@@ -309,6 +309,15 @@ def test_draws_at_another_temperature_are_refused(table: Path, tmp_path: Path) -
     (tmp_path / "t" / "sampling.json").write_bytes((table / "sampling.json").read_bytes())
     with pytest.raises(InputError, match=r"no draws of 'embedded' at their temperature: they have [\d.]+ nats"):
         forks(tmp_path / "t", tmp_path / "out")
+    # Ended by another token than the tokenizer's, which a server named: nobody knows what that one's chance was.
+    end = {"stop": ["<pad>"], "length": []}
+    other = [
+        {**row, "token_ids": None, "tokens": [t for t in row["tokens"] if t != "<eos>"] + end[row["finish_reason"]]}
+        for row in rows
+    ]
+    write_shard(tmp_path / "t", "a", other)
+    with pytest.raises(InputError, match="cannot show anything"):  # the budget comes next
+        forks(tmp_path / "t", tmp_path / "other", states=6, level=0.95)
 
 
 def test_problems_of_too_few_samples_are_counted_as_such(table: Path, tmp_path: Path) -> None:

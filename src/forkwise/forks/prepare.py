@@ -367,10 +367,18 @@ def _check_policy(pool: Pool, tokens: Path, model: str) -> float | None:
 
 
 def _check_draws(samples: Path, tokens: Path, ends: Sequence[int], model: str) -> None:
-    """Refuses samples that were drawn otherwise than they say; those without text, which lack in `tokens`, bar it."""
-    columns = ["finish_reason", "token_ids", "logprobs", "entropies"]
-    rows = read_samples(tokens, columns).to_pylist()
-    if len(rows) == read_samples(samples, ["run"]).num_rows and with_their_ends(rows, ends):
+    """Refuses samples that were drawn otherwise than they say.
+
+    It cannot tell where samples without text lack in `tokens`, where the end token does, or where nobody said which
+    tokens were drawn: those that the text is cut into, and the end that is put behind, may be others.
+    """
+    given = read_samples(samples, ["token_ids", "tokens"]).to_pylist()
+    rows = read_samples(tokens, ["finish_reason", "token_ids", "tokens", "logprobs", "entropies"]).to_pylist()
+    as_drawn = len(given) == len(rows) and all(
+        stored["token_ids"] or (stored["tokens"] or [None])[-1] == row["tokens"][-1]
+        for stored, row in zip(given, rows, strict=True)
+    )
+    if as_drawn and with_their_ends(rows, ends):
         logprobs, entropies = (np.concatenate([row[name] for row in rows]) for name in ("logprobs", "entropies"))
         refuse_other_draws(-logprobs, entropies, [len(row["token_ids"]) for row in rows], model)
 
