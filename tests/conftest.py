@@ -31,9 +31,12 @@ _started: Counter[str] = Counter()
 
 
 def pytest_configure() -> None:
-    names = Counter(path.name for path in Path(__file__).parent.rglob("*.py") if path.name != "conftest.py")
+    folders = Path(__file__).parent, Path(__file__).parents[1] / "benchmarks"
+    names = Counter(path.name for folder in folders for path in folder.rglob("*.py") if path.name != "conftest.py")
     if shared := [name for name, count in names.items() if count > 1]:
-        raise pytest.UsageError(f"Test modules are imported by their names alone; rename one of each: {shared}.")
+        raise pytest.UsageError(
+            f"Modules of tests and benchmarks are imported by their names alone; rename one of each: {shared}."
+        )
 
 
 def pytest_collection_finish() -> None:

@@ -61,14 +61,14 @@ def test_asking_for_faiss_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 _LARGE = """
-import memory, numpy as np
+import process_memory, numpy as np
 from forkwise.explore.neighbours import mean_distances
 rng = np.random.default_rng(0)
 x = rng.normal(size=(100_000, 384)).astype(np.float32)
 x /= np.linalg.norm(x, axis=1, keepdims=True)
 found = mean_distances(x, x, 5, faiss=False)
 assert found.shape == (100_000,)
-print(memory.peak())
+print(process_memory.peak())
 """
 
 

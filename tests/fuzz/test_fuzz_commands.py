@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import memory
+import process_memory
 import pyarrow.parquet as pq
 import pytest
 from mutations import HOSTILE, Draw, command, damaged_bytes, damaged_json, damaged_table, damaged_yaml
@@ -256,8 +256,8 @@ def nothing_is_sampled_or_trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def fuzz(kind: str, good: Path, seeds: range, seconds: float) -> None:
     """So many seeds, fewer where the time is over; each sees its own files beside the good ones."""
     until = time.monotonic() + seconds
-    before = memory.resident()
-    memory.forget_peak()
+    before = process_memory.resident()
+    process_memory.forget_peak()
     keep = {path: path.read_bytes() for path in good.rglob("*") if path.is_file()}
     for seed in seeds:
         if time.monotonic() > until:
@@ -271,7 +271,7 @@ def fuzz(kind: str, good: Path, seeds: range, seconds: float) -> None:
             KINDS[kind](good, random.Random(f"{kind}{seed}"))
         except AssertionError as error:
             raise AssertionError(f"{kind}, seed {seed}: {error}") from None
-    grown = memory.peak() - before
+    grown = process_memory.peak() - before
     # Torch, and twice the largest document that is read (/dev/full has no end) before it is refused.
     assert grown < 3000, f"{grown:.0f} MiB more"
 

@@ -22,7 +22,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 pytest.importorskip("transformers", minversion="5")  # whose words some sentences quote
 
-import memory
+import process_memory
 from mutations import Draw, command, damaged_bytes, damaged_json
 from safetensors.torch import load_file, save_file
 from tiny_decoders import save_decoder
@@ -79,10 +79,10 @@ class Place:
             self.begin(name)
         self.restore(name)
         act(self.model)
-        before = memory.resident()
-        memory.forget_peak()
+        before = process_memory.resident()
+        process_memory.forget_peak()
         code, text = self.run(name, *(("--resume", "true", "--max_steps", "2") if name in ("grpo", "ppo") else ()))
-        grown = memory.peak() - before
+        grown = process_memory.peak() - before
         assert grown < 1024, f"{grown:.0f} MiB more"
         said = " ".join(line for line in text.splitlines() if line.startswith("forkwise: "))
         if code:

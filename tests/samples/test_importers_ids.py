@@ -287,7 +287,7 @@ def test_groups_are_bounded_and_those_that_stay_are_whole(monkeypatch: pytest.Mo
 
 # Prints the largest resident set in MiB.
 CHILD = """
-import memory, sys
+import process_memory, sys
 from pathlib import Path
 from forkwise.samples.importers.base import Options, Source
 from forkwise.samples.importers.plain import survey
@@ -298,7 +298,7 @@ def records(n):
         yield {"id": i, "prompt": f"{i // 4} {text}", "completion": f"{i} {text}", "correct": i % 3 == 0, "gold": "3"}
 survey(records(int(sys.argv[1])), source)
 assert source.readings == {"id": "sample"}
-print(memory.peak())
+print(process_memory.peak())
 """
 
 

@@ -12,18 +12,18 @@ import pytest
 
 # Prints the largest resident set in MiB and the number of rows.
 CHILD = """
-import memory, sys
+import process_memory, sys
 from pathlib import Path
 from forkwise.samples.importers import import_files
 [report] = import_files([Path(sys.argv[1])], Path(sys.argv[2]))
 [run] = report.runs.values()
-print(memory.peak(), run.samples)
+print(process_memory.peak(), run.samples)
 """
 
 
 # The same for a table: its words are counted, then its samples verified.
 TABLE = """
-import memory, sys
+import process_memory, sys
 from pathlib import Path
 from forkwise.samples.store import count_words
 from forkwise.sampling.verify import Judge, verify
@@ -31,7 +31,7 @@ from forkwise.tasks import Verdict
 judge = Judge(lambda texts, problems: [Verdict(True, None, "test") for _ in texts], gold_column="problem_id")
 rows = len(count_words(Path(sys.argv[1])))
 assert verify(Path(sys.argv[1]), judge, force=True).correct == rows
-print(memory.peak(), rows)
+print(process_memory.peak(), rows)
 """
 
 
